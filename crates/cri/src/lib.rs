@@ -1,0 +1,1 @@
+//! The CRI services: requests to domain, answers, gRPC codes.

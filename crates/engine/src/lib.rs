@@ -1,0 +1,1 @@
+//! The brain: pods and containers, their plans, phases and tasks.

@@ -1,0 +1,1 @@
+//! Pod network: namespaces, CNI configuration, built-in and foreign plugins.

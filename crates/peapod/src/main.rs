@@ -1,0 +1,3 @@
+//! peapod: the daemon and its command line.
+
+fn main() {}

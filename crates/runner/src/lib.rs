@@ -1,0 +1,1 @@
+//! OCI runtime spec to a confined process.

@@ -1,0 +1,1 @@
+//! seccomp profiles: JSON to BPF, cached.

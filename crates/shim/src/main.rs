@@ -1,0 +1,3 @@
+//! containerd-shim-peapod-v1: one process per pod, the parent of its containers.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The daemon's end of any shim v2: spawn, dial, reconnect, wait.

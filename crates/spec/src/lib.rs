@@ -1,0 +1,1 @@
+//! Plan to OCI runtime spec, a pure function.

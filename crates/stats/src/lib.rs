@@ -1,0 +1,1 @@
+//! Readers of cgroup, network and disk statistics.

@@ -1,0 +1,1 @@
+//! Versioned records in redb behind one group-commit writer.

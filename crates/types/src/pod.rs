@@ -1,0 +1,122 @@
+//! What a pod sandbox is asked to be: the CRI's `PodSandboxConfig` after it was checked.
+
+use crate::{Labels, container::Resources};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+/// A checked `PodSandboxConfig` with the runtime handler of its request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PodSpec {
+    /// `metadata.name`, not empty.
+    pub name: String,
+    /// `metadata.namespace`, not empty.
+    pub namespace: String,
+    /// `metadata.uid`, not empty.
+    pub uid: String,
+    /// `metadata.attempt`: how often this pod's sandbox was made anew.
+    pub attempt: u32,
+    /// Host name inside the pod; empty only with the node's network.
+    pub hostname: String,
+    /// Base of the containers' `log_path`; `None` = containers without a log file.
+    pub log_directory: Option<PathBuf>,
+    /// Contents of /etc/resolv.conf; `None` = the host's.
+    pub dns: Option<Dns>,
+    /// Ports of the host that lead to the pod; entries with host port 0 are left out by the parser.
+    pub port_mappings: Vec<PortMapping>,
+    /// Returned unaltered.
+    pub labels: Labels,
+    /// Returned unaltered.
+    pub annotations: Labels,
+    /// RuntimeClass handler; empty = default.
+    pub runtime_handler: String,
+    /// cgroupfs path (`/kubepods/burstable/pod...`) as the kubelet gives it; empty = our default.
+    pub cgroup_parent: String,
+    /// Namespaced sysctls (sysctl.d name with dots, value), applied in the pod's namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Which namespaces the pod has of its own.
+    pub namespaces: Namespaces,
+    /// The sandbox may hold privileged containers.
+    pub privileged: bool,
+    /// `linux.resources` and `linux.overhead`: sums of the pod, informative.
+    pub resources: Option<Resources>,
+    /// `linux.overhead`.
+    pub overhead: Option<Resources>,
+    /// The sandbox's own security context (user, groups, read-only rootfs, seccomp) as asked: there
+    /// is no pause container that it would confine, but for a shared PID namespace.
+    #[serde(default)]
+    pub security: SandboxSecurity,
+}
+
+/// `LinuxSandboxSecurityContext`, as far as it is for the sandbox's own process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SandboxSecurity {
+    /// `run_as_user`.
+    pub run_as_user: Option<u32>,
+    /// `run_as_group`; never without a user.
+    pub run_as_group: Option<u32>,
+}
+
+/// `DNSConfig`: lines of /etc/resolv.conf, each checked to be one line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// `nameserver` lines.
+    pub servers: Vec<String>,
+    /// The `search` line.
+    pub searches: Vec<String>,
+    /// The `options` line.
+    pub options: Vec<String>,
+}
+
+/// One port of the host that leads to the pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// Transport.
+    pub protocol: Protocol,
+    /// 1 to 65535.
+    pub container_port: u16,
+    /// 1 to 65535.
+    pub host_port: u16,
+    /// Address of the host; `None` = all of them.
+    pub host_ip: Option<IpAddr>,
+}
+
+/// Transport protocols of a port mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// tcp
+    Tcp,
+    /// udp
+    Udp,
+    /// sctp
+    Sctp,
+}
+
+/// `NamespaceMode` without TARGET, which only a container can ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NsMode {
+    /// One for all containers of the pod.
+    #[default]
+    Pod,
+    /// One for each container.
+    Container,
+    /// The node's.
+    Node,
+}
+
+/// The pod's choice of namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// Pod or Node.
+    pub network: NsMode,
+    /// Pod, Container or Node.
+    pub pid: NsMode,
+    /// Pod or Node.
+    pub ipc: NsMode,
+}
+
+impl Default for Namespaces {
+    /// The kubelet's choice for an ordinary pod.
+    fn default() -> Self {
+        Namespaces { network: NsMode::Pod, pid: NsMode::Container, ipc: NsMode::Pod }
+    }
+}

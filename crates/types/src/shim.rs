@@ -1,0 +1,168 @@
+//! What the daemon and its own shim say to each other beyond containerd's Task and Sandbox API.
+//!
+//! The shim serves three ttrpc services on one unix socket: `containerd.task.v2.Task` and
+//! `containerd.runtime.sandbox.v1.Sandbox` as containerd defines them, and [`SERVICE`], whose
+//! messages are here. They are protobuf (prost's derive), so that an older shim and a newer daemon
+//! understand each other: unknown fields are ignored, absent ones are zero.
+
+/// Name of the ttrpc service with the methods below.
+pub const SERVICE: &str = "peapod.shim.v1.Pod";
+/// [`WatchRequest`] to [`WatchResponse`]: answers at once if there are newer exits, else when the
+/// next one comes (long poll; the reply is deferred, no thread waits).
+pub const WATCH: &str = "Watch";
+/// [`ExecSyncRequest`] to [`ExecSyncResponse`].
+pub const EXEC_SYNC: &str = "ExecSync";
+/// [`ReopenLogRequest`] to [`Empty`].
+pub const REOPEN_LOG: &str = "ReopenLog";
+/// [`Empty`] to [`PodStateResponse`].
+pub const POD_STATE: &str = "State";
+
+/// Scheme of the `stdout` of a Task Create request that asks for a CRI log file:
+/// `cri-log:///absolute/path`, and `cri-log:` alone discards.
+pub const LOG_SCHEME: &str = "cri-log:";
+
+/// File beneath the container's bundle that holds its [`ExitRecord`]: written, synced and renamed
+/// into place before the exit is told to anybody.
+pub const EXIT_FILE: &str = "exit";
+
+/// Nothing.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Empty {}
+
+/// How a container ended.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ExitRecord {
+    /// The container's id.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    /// Exit code, or 128 + signal.
+    #[prost(uint32, tag = "2")]
+    pub code: u32,
+    /// Nanoseconds since the Unix epoch.
+    #[prost(int64, tag = "3")]
+    pub exited_at: i64,
+    /// An OOM kill in the container's own cgroup happened during its life and SIGKILL ended it.
+    #[prost(bool, tag = "4")]
+    pub oom_killed: bool,
+    /// Counts all exits of this shim from 1, in the order in which they were recorded.
+    #[prost(uint64, tag = "5")]
+    pub sequence: u64,
+    /// Why output was lost or delayed, or how the process could not be started; often empty.
+    #[prost(string, tag = "6")]
+    pub message: String,
+}
+
+/// Asks for exits after `after`.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct WatchRequest {
+    /// Sequence of the last exit that the asker knows.
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
+}
+
+/// All exits after the one asked for, oldest first; never empty.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct WatchResponse {
+    /// The exits.
+    #[prost(message, repeated, tag = "1")]
+    pub exits: Vec<ExitRecord>,
+}
+
+/// Runs a command in a container and captures its output.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ExecSyncRequest {
+    /// Where.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    /// argv, not empty.
+    #[prost(string, repeated, tag = "2")]
+    pub command: Vec<String>,
+    /// Nanoseconds until the whole process tree is killed; 0 = no limit.
+    #[prost(uint64, tag = "3")]
+    pub timeout_nanos: u64,
+    /// Bytes kept of each stream; the rest is read and dropped.
+    #[prost(uint64, tag = "4")]
+    pub output_cap: u64,
+    /// How long to go on reading after the command ended while a background child holds the pipe.
+    #[prost(uint64, tag = "5")]
+    pub drain_nanos: u64,
+}
+
+/// What the command said.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ExecSyncResponse {
+    /// Captured, at most the cap.
+    #[prost(bytes = "vec", tag = "1")]
+    pub stdout: Vec<u8>,
+    /// Captured, at most the cap.
+    #[prost(bytes = "vec", tag = "2")]
+    pub stderr: Vec<u8>,
+    /// Exit code, or 128 + signal.
+    #[prost(int32, tag = "3")]
+    pub exit_code: i32,
+    /// The timeout struck and the process tree was killed.
+    #[prost(bool, tag = "4")]
+    pub timed_out: bool,
+}
+
+/// Asks for the log file to be opened anew at its path (after the kubelet renamed it).
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ReopenLogRequest {
+    /// Whose log.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+}
+
+/// All that the shim knows, for a daemon that has just connected.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct PodStateResponse {
+    /// The shim's process id.
+    #[prost(uint32, tag = "1")]
+    pub shim_pid: u32,
+    /// Process id of the pause process; 0 = none.
+    #[prost(uint32, tag = "2")]
+    pub pause_pid: u32,
+    /// Each container that was created and not deleted.
+    #[prost(message, repeated, tag = "3")]
+    pub containers: Vec<ContainerState>,
+    /// Sequence of the newest exit.
+    #[prost(uint64, tag = "4")]
+    pub last_exit: u64,
+}
+
+/// One container as the shim knows it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ContainerState {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    /// Its first process; 0 = not created or ended.
+    #[prost(uint32, tag = "2")]
+    pub pid: u32,
+    /// [`Phase`].
+    #[prost(enumeration = "Phase", tag = "3")]
+    pub phase: i32,
+    /// Nanoseconds since the Unix epoch; 0 = not started.
+    #[prost(int64, tag = "4")]
+    pub started_at: i64,
+    /// Set in [`Phase::Exited`].
+    #[prost(message, optional, tag = "5")]
+    pub exit: Option<ExitRecord>,
+    /// Why log lines wait to be written (a full disk, ...); empty = they do not.
+    #[prost(string, tag = "6")]
+    pub log_trouble: String,
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Phase {
+    /// Never sent.
+    Unknown = 0,
+    /// Its process waits before exec.
+    Created = 1,
+    /// It runs.
+    Running = 2,
+    /// It ended; the exit record is on disk.
+    Exited = 3,
+}
