@@ -1,0 +1,62 @@
+# peapod: `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO  ?= cargo
+PREFIX ?= /usr/local
+HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+OUT    := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help run stop build test check audit bench critest test-kubelet test-vm install uninstall needs
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: needs build ## build, start the daemon if none runs, bring up the example's pod (root)
+	@deploy/run-example
+
+stop: ## end the pods and the daemon, leave nothing (root)
+	@deploy/stop
+
+needs: ## install the Debian packages that a build wants (root)
+	@deploy/needs build
+
+build: ## target/release/peapod and its static shim
+	$(CARGO) build --release --locked -p peapod
+	RUSTFLAGS="$${RUSTFLAGS:-} -C target-feature=+crt-static" \
+	    $(CARGO) build --profile shim --locked --target $(HOST) -p shim
+	install -m 0755 $(OUT)/$(HOST)/shim/containerd-shim-peapod-v1 $(OUT)/release/containerd-shim-peapod-v1
+
+check: ## formatting, lints, licences, documentation, walls between crates (no root)
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	$(CARGO) test --locked -p tidy
+	deploy/cargo-deny check licenses sources bans
+
+audit: ## security advisories of the dependencies (needs the advisory database)
+	deploy/cargo-deny check advisories
+
+test: needs build ## everything that needs root, Rust and apt only
+	@deploy/needs test
+	deploy/test
+
+critest: build ## critest and crictl of cri-tools 1.36 (root, Go)
+	tests/conformance/critest
+	tests/conformance/crictl
+
+test-kubelet: build ## a stock kubelet 1.37 with the example's pod (root, Go)
+	tests/kubelet/run
+
+test-vm: build ## the suite of real pods on cgroup v2 with systemd, in a virtual machine (root)
+	tests/vm/pods
+
+bench: build ## figures beside containerd and runc, as ratios (root, Go)
+	tests/perf/bench
+
+install: build ## binaries, unit file and sample configuration beneath PREFIX (root)
+	deploy/install $(PREFIX)
+
+uninstall: ## take away what install put there (root)
+	deploy/install --remove $(PREFIX)
