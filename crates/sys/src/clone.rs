@@ -1,0 +1,138 @@
+//! clone3(2): a child that goes on in Rust, in namespaces and a cgroup of its own.
+
+use rustix::{
+    fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    io::Errno,
+    process::Pid,
+    thread::UnshareFlags,
+};
+use std::convert::Infallible;
+
+/// What the child shall have.
+#[derive(Debug)]
+pub struct Clone<'a> {
+    /// New namespaces.
+    pub flags: UnshareFlags,
+    /// cgroup v2 directory that the child starts in (CLONE_INTO_CGROUP).
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// The child becomes a sibling of the caller (CLONE_PARENT); it then has the caller's exit signal.
+    pub sibling: bool,
+}
+
+/// A child that runs.
+#[derive(Debug)]
+pub struct Child {
+    /// In the caller's PID namespace.
+    pub pid: Pid,
+    /// Close-on-exec.
+    pub pidfd: OwnedFd,
+}
+
+/// The kernel's `struct clone_args`, version 2 (Linux 5.7).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// clone_args.cgroup is a descriptor of the directory to start in, Linux 5.7.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Ends the child at once when its closure unwinds: its stack is a copy of the parent's, whose frames
+/// must not be run a second time.
+struct NoWayBack;
+
+impl Drop for NoWayBack {
+    fn drop(&mut self) {
+        // SAFETY: _exit takes any status and does not return; no destructor of the parent's runs.
+        unsafe { libc::_exit(70) }
+    }
+}
+
+/// Makes a child process that runs `child` on a copy of the caller's memory.
+///
+/// The child is ended with SIGCHLD as its exit signal, and `child` can only end in an exec or an exit.
+///
+/// # Errors
+/// EBUSY when the caller has more than one thread: the copy of a lock that another thread holds would
+/// never be released, so that even `malloc` could hang in the child. Else those of clone3(2).
+pub fn clone(wanted: &Clone<'_>, child: impl FnOnce() -> Infallible) -> Result<Child, Errno> {
+    if threads()? != 1 {
+        return Err(Errno::BUSY);
+    }
+    let mut pidfd: libc::c_int = -1;
+    let mut args = CloneArgs {
+        flags: u64::from(wanted.flags.bits()) | bits(libc::CLONE_PIDFD),
+        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+        // The kernel wants no exit signal with CLONE_PARENT: the sibling takes the caller's.
+        exit_signal: if wanted.sibling { 0 } else { u64::from(libc::SIGCHLD.unsigned_abs()) },
+        ..CloneArgs::default()
+    };
+    if wanted.sibling {
+        args.flags |= bits(libc::CLONE_PARENT);
+    }
+    if let Some(dir) = wanted.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(dir.as_raw_fd().unsigned_abs());
+    }
+    // SAFETY: `args` and `pidfd` live across the call and are as large as said. Without CLONE_VM the
+    // child has a copy of the address space; the caller is the only thread (checked above), so that
+    // the copy is consistent. The child never returns from this function (NoWayBack).
+    let returned =
+        unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size_of::<CloneArgs>()) };
+    if crate::check(returned)? == 0 {
+        run(child);
+    }
+    let pid = i32::try_from(returned).ok().and_then(Pid::from_raw).ok_or(Errno::RANGE)?;
+    // SAFETY: clone3 succeeded with CLONE_PIDFD, so the kernel put a new descriptor there that nobody
+    // else owns.
+    Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+fn run(child: impl FnOnce() -> Infallible) -> ! {
+    let _guard = NoWayBack;
+    match child() {}
+}
+
+/// How many threads this process has: each is a directory in /proc/self/task, proc_pid_task(5).
+///
+/// # Errors
+/// Of stat(2); ENOENT without a /proc.
+pub fn threads() -> Result<u64, Errno> {
+    let task = rustix::fs::stat("/proc/self/task")?;
+    Ok((task.st_nlink as u64).saturating_sub(2))
+}
+
+/// Ends this process without running any destructor or exit handler, for children of [`clone`].
+pub fn leave(status: i32) -> ! {
+    // SAFETY: _exit takes any status and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+const fn bits(flag: libc::c_int) -> u64 {
+    flag.unsigned_abs() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_with_several_threads_is_refused() {
+        // The test harness itself has a thread of its own for each test.
+        let refused =
+            clone(&Clone { flags: UnshareFlags::empty(), cgroup: None, sibling: false }, || leave(0))
+                .expect_err("threads");
+        assert_eq!(refused, Errno::BUSY);
+    }
+}
