@@ -17,9 +17,40 @@ pub const REOPEN_LOG: &str = "ReopenLog";
 /// [`Empty`] to [`PodStateResponse`].
 pub const POD_STATE: &str = "State";
 
-/// Scheme of the `stdout` of a Task Create request that asks for a CRI log file:
-/// `cri-log:///absolute/path`, and `cri-log:` alone discards.
+/// Scheme of the `stdout` of a Task Create request that asks for a CRI log file: an address made by
+/// [`log_address`]; the scheme alone discards the output.
 pub const LOG_SCHEME: &str = "cri-log:";
+
+/// The `stdin` of a Task Create request that asks for an open standard input to which nobody writes
+/// yet; CloseIO ends it. Without it a container reads from /dev/null.
+pub const STDIN_HELD: &str = "cri-stdin:";
+
+/// Address of a log file: `cri-log://<directory>//<path>`. The first double slash after the scheme's
+/// own ends the directory, which is trusted (the kubelet makes it); the path beneath it is opened
+/// without following any symlink.
+#[must_use]
+pub fn log_address(directory: &str, path: &str) -> String {
+    let mut address = format!("{LOG_SCHEME}//");
+    let names = |text: &str| -> Vec<String> {
+        text.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    };
+    for name in names(directory) {
+        address.push('/');
+        address.push_str(&name);
+    }
+    address.push_str("//");
+    address.push_str(&names(path).join("/"));
+    address
+}
+
+/// Directory and path of a [`log_address`]; none for any other text.
+#[must_use]
+pub fn log_place(address: &str) -> Option<(&str, &str)> {
+    let rest = address.strip_prefix(LOG_SCHEME)?.strip_prefix("//")?;
+    let (directory, path) = rest.split_once("//")?;
+    let directory = if directory.is_empty() { "/" } else { directory };
+    (directory.starts_with('/') && !path.is_empty()).then_some((directory, path))
+}
 
 /// File beneath the container's bundle that holds its [`ExitRecord`]: written, synced and renamed
 /// into place before the exit is told to anybody.
@@ -165,4 +196,24 @@ pub enum Phase {
     Running = 2,
     /// It ended; the exit record is on disk.
     Exited = 3,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_address_is_read_back() {
+        for (directory, path, want) in [
+            ("/var/log/pods/x", "app/0.log", ("/var/log/pods/x", "app/0.log")),
+            ("/var//log/pods/x/", "/app//0.log", ("/var/log/pods/x", "app/0.log")),
+            ("/", "0.log", ("/", "0.log")),
+            ("/a", "../b", ("/a", "../b")),
+        ] {
+            assert_eq!(log_place(&log_address(directory, path)), Some(want));
+        }
+        for bad in ["", "cri-log:", "cri-log:///a/b", "cri-log:///a//", "cri-log://a//b", "file:///a//b"] {
+            assert_eq!(log_place(bad), None, "{bad}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ pub struct Signal(u8);
 pub struct BadSignal(pub String);
 
 /// Number and name of the signals below RTMIN on x86 and arm.
-const NAMES: [(u8, &str); 33] = [
+const NAMES: [(u8, &str); 34] = [
     (1, "HUP"),
     (2, "INT"),
     (3, "QUIT"),
@@ -46,6 +46,7 @@ const NAMES: [(u8, &str); 33] = [
     (30, "PWR"),
     (31, "SYS"),
     (6, "IOT"),
+    (17, "CLD"),
 ];
 
 impl Signal {

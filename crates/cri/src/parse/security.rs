@@ -1,0 +1,230 @@
+//! Security contexts: users, capabilities, profiles, namespaces.
+
+use super::{Bad, text};
+use api::cri;
+use std::path::PathBuf;
+use types::{
+    container::{ContainerNamespaces, GroupsPolicy, PidMode, RunAs, SeccompProfile, Security},
+    pod::{Namespaces, NsMode},
+};
+
+/// `LinuxContainerSecurityContext`.
+pub(super) fn container(field: &str, asked: &cri::LinuxContainerSecurityContext) -> Result<Security, Bad> {
+    let at = |name: &str| format!("{field}.{name}");
+    selinux(&at("selinux_options"), asked.selinux_options.as_ref())?;
+    apparmor(&at("apparmor"), asked.apparmor.as_ref())?;
+    let user = match (&asked.run_as_user, asked.run_as_username.as_str()) {
+        (Some(_), name) if !name.is_empty() => {
+            return Err(Bad::field(at("run_as_username"), "is given beside run_as_user: want one of them"));
+        }
+        (Some(uid), _) => Some(RunAs::Uid(id(&at("run_as_user"), uid.value)?)),
+        (None, "") => None,
+        (None, name) => Some(RunAs::Name(text::bounded(&at("run_as_username"), name, 256)?)),
+    };
+    let group = asked.run_as_group.as_ref().map(|g| id(&at("run_as_group"), g.value)).transpose()?;
+    if group.is_some() && user.is_none() {
+        return Err(Bad::field(at("run_as_group"), "is given without run_as_user or run_as_username"));
+    }
+    let capabilities = asked.capabilities.clone().unwrap_or_default();
+    Ok(Security {
+        privileged: asked.privileged,
+        add_capabilities: names(&at("capabilities.add_capabilities"), &capabilities.add_capabilities)?,
+        drop_capabilities: names(&at("capabilities.drop_capabilities"), &capabilities.drop_capabilities)?,
+        add_ambient_capabilities: names(
+            &at("capabilities.add_ambient_capabilities"),
+            &capabilities.add_ambient_capabilities,
+        )?,
+        namespaces: container_namespaces(&at("namespace_options"), asked.namespace_options.as_ref())?,
+        user,
+        group,
+        supplemental_groups: groups(&at("supplemental_groups"), &asked.supplemental_groups)?,
+        groups_policy: policy(&at("supplemental_groups_policy"), asked.supplemental_groups_policy)?,
+        readonly_rootfs: asked.readonly_rootfs,
+        no_new_privs: asked.no_new_privs,
+        masked_paths: paths(&at("masked_paths"), &asked.masked_paths)?,
+        readonly_paths: paths(&at("readonly_paths"), &asked.readonly_paths)?,
+        seccomp: container_seccomp(field, asked)?,
+    })
+}
+
+/// A privileged container runs without a filter, whatever profile comes along (CRI comment).
+#[expect(deprecated, reason = "an older client names the profile in the deprecated field only")]
+fn container_seccomp(field: &str, asked: &cri::LinuxContainerSecurityContext) -> Result<SeccompProfile, Bad> {
+    let profile = seccomp(&format!("{field}.seccomp"), asked.seccomp.as_ref(), &asked.seccomp_profile_path)?;
+    Ok(if asked.privileged { SeccompProfile::Unconfined } else { profile })
+}
+
+/// A user or group id: all of u32 but the last, which the kernel keeps for "no change".
+pub(super) fn id(field: &str, value: i64) -> Result<u32, Bad> {
+    u32::try_from(value)
+        .ok()
+        .filter(|id| *id != u32::MAX)
+        .ok_or_else(|| Bad::field(field, format!("{value} is not an id from 0 to 4294967294")))
+}
+
+/// Supplementary groups, at most NGROUPS_MAX.
+pub(super) fn groups(field: &str, asked: &[i64]) -> Result<Vec<u32>, Bad> {
+    if asked.len() > 65_536 {
+        return Err(Bad::field(field, format!("are {}, the kernel takes at most 65536", asked.len())));
+    }
+    asked.iter().map(|group| id(field, *group)).collect()
+}
+
+/// `SupplementalGroupsPolicy`; an unknown value must be an error (KEP-3619).
+pub(super) fn policy(field: &str, asked: i32) -> Result<GroupsPolicy, Bad> {
+    match cri::SupplementalGroupsPolicy::try_from(asked) {
+        Ok(cri::SupplementalGroupsPolicy::Merge) => Ok(GroupsPolicy::Merge),
+        Ok(cri::SupplementalGroupsPolicy::Strict) => Ok(GroupsPolicy::Strict),
+        Err(_) => Err(Bad::field(field, format!("{asked} is no policy"))),
+    }
+}
+
+/// `SecurityProfile` for seccomp, or the deprecated string in its place.
+pub(super) fn seccomp(
+    field: &str,
+    profile: Option<&cri::SecurityProfile>,
+    deprecated: &str,
+) -> Result<SeccompProfile, Bad> {
+    use cri::security_profile::ProfileType;
+    let localhost = |path: &str| {
+        let path = text::absolute(&format!("{field}.localhost_ref"), path)?;
+        Err(Bad::refused(
+            format!("{field}.localhost_ref"),
+            format!("the localhost profile `{}`", PathBuf::from(path).display()),
+        ))
+    };
+    match profile {
+        Some(profile) => match ProfileType::try_from(profile.profile_type) {
+            Ok(ProfileType::RuntimeDefault) => Ok(SeccompProfile::RuntimeDefault),
+            Ok(ProfileType::Unconfined) => Ok(SeccompProfile::Unconfined),
+            Ok(ProfileType::Localhost) => localhost(&profile.localhost_ref),
+            Err(_) => Err(Bad::field(
+                format!("{field}.profile_type"),
+                format!("{} is no type", profile.profile_type),
+            )),
+        },
+        None => match deprecated {
+            "" | "unconfined" => Ok(SeccompProfile::Unconfined),
+            "runtime/default" | "docker/default" => Ok(SeccompProfile::RuntimeDefault),
+            other => match other.strip_prefix("localhost/") {
+                Some(path) => localhost(path),
+                None => Err(Bad::field(
+                    format!("{field}_profile_path"),
+                    format!("`{}` is not unconfined, runtime/default or localhost/PATH", text::short(other)),
+                )),
+            },
+        },
+    }
+}
+
+/// AppArmor: this version confines nothing by it, and Status says so. A profile of the host's
+/// choice would be silently absent, so it is refused.
+pub(super) fn apparmor(field: &str, profile: Option<&cri::SecurityProfile>) -> Result<(), Bad> {
+    use cri::security_profile::ProfileType;
+    match profile.map(|p| ProfileType::try_from(p.profile_type)) {
+        None | Some(Ok(ProfileType::RuntimeDefault | ProfileType::Unconfined)) => Ok(()),
+        Some(Ok(ProfileType::Localhost)) => Err(Bad::refused(field, "an AppArmor localhost profile")),
+        Some(Err(_)) => Err(Bad::field(format!("{field}.profile_type"), "is no type")),
+    }
+}
+
+/// SELinux labels are refused unless empty.
+pub(super) fn selinux(field: &str, options: Option<&cri::SeLinuxOption>) -> Result<(), Bad> {
+    match options {
+        Some(o) if !(o.user.is_empty() && o.role.is_empty() && o.r#type.is_empty() && o.level.is_empty()) => {
+            Err(Bad::refused(field, "an SELinux label"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Only the node's user namespace, for now.
+fn userns(field: &str, options: Option<&cri::UserNamespace>) -> Result<(), Bad> {
+    let Some(options) = options else { return Ok(()) };
+    match cri::NamespaceMode::try_from(options.mode) {
+        Ok(cri::NamespaceMode::Node) if options.uids.is_empty() && options.gids.is_empty() => Ok(()),
+        Ok(cri::NamespaceMode::Node) => Err(Bad::field(field, "maps ids in the node's user namespace")),
+        // A kubelet older than user namespaces leaves the mode at POD and sends no mapping.
+        Ok(cri::NamespaceMode::Pod) if options.uids.is_empty() && options.gids.is_empty() => Ok(()),
+        Ok(cri::NamespaceMode::Pod) => Err(Bad::refused(field, "a user namespace")),
+        Ok(cri::NamespaceMode::Container | cri::NamespaceMode::Target) | Err(_) => {
+            Err(Bad::field(format!("{field}.mode"), "wants POD or NODE"))
+        }
+    }
+}
+
+/// Namespaces of a pod. An absent message means POD for all, protobuf's zero.
+pub(super) fn pod_namespaces(field: &str, asked: Option<&cri::NamespaceOption>) -> Result<Namespaces, Bad> {
+    let asked = asked.cloned().unwrap_or_default();
+    userns(&format!("{field}.userns_options"), asked.userns_options.as_ref())?;
+    let shared_or_node = |name: &str, value: i32| match cri::NamespaceMode::try_from(value) {
+        Ok(cri::NamespaceMode::Pod) => Ok(NsMode::Pod),
+        Ok(cri::NamespaceMode::Node) => Ok(NsMode::Node),
+        Ok(cri::NamespaceMode::Container | cri::NamespaceMode::Target) | Err(_) => {
+            Err(Bad::field(format!("{field}.{name}"), "wants POD or NODE"))
+        }
+    };
+    let pid = match cri::NamespaceMode::try_from(asked.pid) {
+        Ok(cri::NamespaceMode::Pod) => NsMode::Pod,
+        Ok(cri::NamespaceMode::Container) => NsMode::Container,
+        Ok(cri::NamespaceMode::Node) => NsMode::Node,
+        Ok(cri::NamespaceMode::Target) | Err(_) => {
+            return Err(Bad::field(format!("{field}.pid"), "wants POD, CONTAINER or NODE"));
+        }
+    };
+    Ok(Namespaces {
+        network: shared_or_node("network", asked.network)?,
+        pid,
+        ipc: shared_or_node("ipc", asked.ipc)?,
+    })
+}
+
+/// Namespaces of a container. Network and IPC are the pod's whatever a container says.
+fn container_namespaces(
+    field: &str,
+    asked: Option<&cri::NamespaceOption>,
+) -> Result<ContainerNamespaces, Bad> {
+    let asked = asked.cloned().unwrap_or_default();
+    userns(&format!("{field}.userns_options"), asked.userns_options.as_ref())?;
+    let mode = |name: &str, value: i32| match cri::NamespaceMode::try_from(value) {
+        Ok(cri::NamespaceMode::Node) => Ok(NsMode::Node),
+        Ok(cri::NamespaceMode::Pod | cri::NamespaceMode::Container) => Ok(NsMode::Pod),
+        Ok(cri::NamespaceMode::Target) | Err(_) => {
+            Err(Bad::field(format!("{field}.{name}"), "wants POD or NODE"))
+        }
+    };
+    let pid = match cri::NamespaceMode::try_from(asked.pid) {
+        Ok(cri::NamespaceMode::Pod) => PidMode::Pod,
+        Ok(cri::NamespaceMode::Container) => PidMode::Container,
+        Ok(cri::NamespaceMode::Node) => PidMode::Node,
+        Ok(cri::NamespaceMode::Target) => {
+            return Err(Bad::refused(
+                format!("{field}.pid"),
+                "the PID namespace of another container (TARGET)",
+            ));
+        }
+        Err(_) => return Err(Bad::field(format!("{field}.pid"), format!("{} is no mode", asked.pid))),
+    };
+    Ok(ContainerNamespaces { pid, network: mode("network", asked.network)?, ipc: mode("ipc", asked.ipc)? })
+}
+
+/// Capability names, with or without `CAP_`; whether the kernel knows them is `spec`'s to say.
+fn names(field: &str, asked: &[String]) -> Result<Vec<String>, Bad> {
+    asked
+        .iter()
+        .map(|name| {
+            let upper = name.to_ascii_uppercase();
+            let fine = (1..=64).contains(&upper.len())
+                && upper.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+            if fine {
+                Ok(upper)
+            } else {
+                Err(Bad::field(field, format!("`{}` is not the name of a capability", text::short(name))))
+            }
+        })
+        .collect()
+}
+
+fn paths(field: &str, asked: &[String]) -> Result<Vec<String>, Bad> {
+    asked.iter().map(|path| text::absolute(field, path)).collect()
+}

@@ -1,0 +1,270 @@
+//! The table of what is taken and what is refused, by field.
+
+use super::{container, pod};
+use api::cri;
+use types::signal::Signal;
+
+fn good_pod() -> cri::PodSandboxConfig {
+    cri::PodSandboxConfig {
+        metadata: Some(cri::PodSandboxMetadata {
+            name: "web".to_owned(),
+            uid: "u1".to_owned(),
+            namespace: "default".to_owned(),
+            attempt: 0,
+        }),
+        ..Default::default()
+    }
+}
+
+fn good_container() -> cri::ContainerConfig {
+    cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata { name: "app".to_owned(), attempt: 0 }),
+        image: Some(cri::ImageSpec { image: "busybox".to_owned(), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// Spoils a good pod and tells the field that the error names.
+#[track_caller]
+fn pod_refused(spoil: impl FnOnce(&mut cri::PodSandboxConfig), field: &str) {
+    let mut config = good_pod();
+    spoil(&mut config);
+    let error = pod(Some(&config), "").expect_err(field).to_string();
+    assert!(error.starts_with(field), "want {field}, got: {error}");
+}
+
+#[track_caller]
+fn container_refused(spoil: impl FnOnce(&mut cri::ContainerConfig), field: &str) {
+    let mut config = good_container();
+    spoil(&mut config);
+    let error = container(Some(&config)).expect_err(field).to_string();
+    assert!(error.starts_with(field), "want {field}, got: {error}");
+}
+
+fn security(
+    spoil: impl FnOnce(&mut cri::LinuxContainerSecurityContext),
+) -> impl FnOnce(&mut cri::ContainerConfig) {
+    |config| {
+        let mut context = cri::LinuxContainerSecurityContext::default();
+        spoil(&mut context);
+        config.linux =
+            Some(cri::LinuxContainerConfig { security_context: Some(context), ..Default::default() });
+    }
+}
+
+fn limits(spoil: impl FnOnce(&mut cri::LinuxContainerResources)) -> impl FnOnce(&mut cri::ContainerConfig) {
+    |config| {
+        let mut resources = cri::LinuxContainerResources::default();
+        spoil(&mut resources);
+        config.linux = Some(cri::LinuxContainerConfig { resources: Some(resources), ..Default::default() });
+    }
+}
+
+#[test]
+fn the_smallest_pod_and_container_are_taken() {
+    assert_eq!(pod(Some(&good_pod()), "").expect("a good pod").name, "web");
+    assert_eq!(container(Some(&good_container())).expect("a good container").image, "busybox");
+}
+
+#[test]
+fn each_bad_field_of_a_pod_is_named() {
+    assert!(pod(None, "").expect_err("no config").to_string().starts_with("config:"));
+    assert!(pod(Some(&good_pod()), "kata").expect_err("handler").to_string().starts_with("runtime_handler"));
+    pod_refused(|c| c.metadata = None, "config.metadata");
+    pod_refused(|c| c.metadata.as_mut().expect("set").name.clear(), "config.metadata.name");
+    pod_refused(|c| c.metadata.as_mut().expect("set").uid = "a\nb".to_owned(), "config.metadata.uid");
+    pod_refused(
+        |c| c.metadata.as_mut().expect("set").namespace = "x".repeat(2000),
+        "config.metadata.namespace",
+    );
+    pod_refused(|c| c.hostname = "a/../b".to_owned(), "config.hostname");
+    pod_refused(|c| c.hostname = "a".repeat(65), "config.hostname");
+    pod_refused(|c| c.log_directory = "relative".to_owned(), "config.log_directory");
+    pod_refused(|c| c.log_directory = "/var/../etc".to_owned(), "config.log_directory");
+    let dns = |servers: &[&str]| cri::DnsConfig {
+        servers: servers.iter().map(|s| (*s).to_owned()).collect(),
+        ..Default::default()
+    };
+    pod_refused(|c| c.dns_config = Some(dns(&["1.1.1.1\nnameserver 6.6.6.6"])), "config.dns_config.servers");
+    let port = |container_port, host_port, protocol, ip: &str| cri::PortMapping {
+        protocol,
+        container_port,
+        host_port,
+        host_ip: ip.to_owned(),
+    };
+    pod_refused(
+        |c| c.port_mappings = vec![port(70_000, 80, 0, "")],
+        "config.port_mappings[0].container_port",
+    );
+    pod_refused(|c| c.port_mappings = vec![port(0, 80, 0, "")], "config.port_mappings[0].container_port");
+    pod_refused(|c| c.port_mappings = vec![port(80, -1, 0, "")], "config.port_mappings[0].host_port");
+    pod_refused(|c| c.port_mappings = vec![port(80, 80, 9, "")], "config.port_mappings[0].protocol");
+    pod_refused(|c| c.port_mappings = vec![port(80, 80, 0, "nowhere")], "config.port_mappings[0].host_ip");
+    let linux = |spoil: fn(&mut cri::LinuxPodSandboxConfig)| {
+        move |c: &mut cri::PodSandboxConfig| {
+            let mut linux = cri::LinuxPodSandboxConfig::default();
+            spoil(&mut linux);
+            c.linux = Some(linux);
+        }
+    };
+    pod_refused(linux(|l| l.cgroup_parent = "/a/../../b".to_owned()), "config.linux.cgroup_parent");
+    pod_refused(linux(|l| l.cgroup_parent = "kubepods.slice".to_owned()), "config.linux.cgroup_parent");
+    pod_refused(
+        linux(|l| {
+            l.sysctls.insert("kernel.shm_rmid_forced".to_owned(), "1\nkernel.core_pattern=x".to_owned());
+        }),
+        "config.linux.sysctls",
+    );
+    pod_refused(
+        linux(|l| {
+            l.sysctls.insert("net.ipv4..x".to_owned(), "1".to_owned());
+        }),
+        "config.linux.sysctls",
+    );
+    pod_refused(
+        linux(|l| {
+            l.security_context = Some(cri::LinuxSandboxSecurityContext {
+                run_as_group: Some(cri::Int64Value { value: 1 }),
+                ..Default::default()
+            });
+        }),
+        "config.linux.security_context.run_as_group",
+    );
+    pod_refused(
+        linux(|l| {
+            l.security_context = Some(cri::LinuxSandboxSecurityContext {
+                namespace_options: Some(cri::NamespaceOption {
+                    userns_options: Some(cri::UserNamespace { mode: 1, ..Default::default() }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            });
+        }),
+        "config.linux.security_context.namespace_options.userns_options",
+    );
+}
+
+#[test]
+fn a_port_without_host_port_maps_nothing() {
+    let mut config = good_pod();
+    config.port_mappings = vec![cri::PortMapping { container_port: 80, ..Default::default() }];
+    assert_eq!(pod(Some(&config), "").expect("taken").port_mappings, []);
+}
+
+#[test]
+fn each_bad_field_of_a_container_is_named() {
+    assert!(container(None).expect_err("no config").to_string().starts_with("config:"));
+    container_refused(|c| c.metadata = None, "config.metadata");
+    container_refused(|c| c.image = None, "config.image.image");
+    container_refused(|c| c.command = vec!["a\0b".to_owned()], "config.command");
+    container_refused(|c| c.working_dir = "var".to_owned(), "config.working_dir");
+    container_refused(|c| c.log_path = "../../x".to_owned(), "config.log_path");
+    container_refused(|c| c.log_path = "/x".to_owned(), "config.log_path");
+    container_refused(|c| c.stop_signal = 999, "config.stop_signal");
+    container_refused(
+        |c| c.cdi_devices = vec![cri::CdiDevice { name: "v/c=d".to_owned() }],
+        "config.CDI_devices",
+    );
+    container_refused(
+        |c| c.envs = vec![cri::KeyValue { key: "A=B".to_owned(), value: vec![] }],
+        "config.envs[0].key",
+    );
+    container_refused(
+        |c| c.envs = vec![cri::KeyValue { key: "A".to_owned(), value: vec![0] }],
+        "config.envs[0].value",
+    );
+    let mount = |spoil: fn(&mut cri::Mount)| {
+        move |c: &mut cri::ContainerConfig| {
+            let mut mount = cri::Mount {
+                container_path: "/data".to_owned(),
+                host_path: "/srv".to_owned(),
+                ..Default::default()
+            };
+            spoil(&mut mount);
+            c.mounts = vec![mount];
+        }
+    };
+    container_refused(mount(|m| m.container_path = "data".to_owned()), "config.mounts[0].container_path");
+    container_refused(mount(|m| m.host_path.clear()), "config.mounts[0].host_path");
+    container_refused(mount(|m| m.propagation = 7), "config.mounts[0].propagation");
+    container_refused(mount(|m| m.recursive_read_only = true), "config.mounts[0].recursive_read_only");
+    container_refused(
+        mount(|m| m.mount_options = vec!["noexec".to_owned()]),
+        "config.mounts[0].mount_options",
+    );
+    container_refused(mount(|m| m.image = Some(cri::ImageSpec::default())), "config.mounts[0].image");
+    container_refused(
+        |c| c.devices = vec![cri::Device { host_path: "/dev/null".to_owned(), ..Default::default() }],
+        "config.devices[0].permissions",
+    );
+    container_refused(
+        limits(|r| r.memory_limit_in_bytes = -5),
+        "config.linux.resources.memory_limit_in_bytes",
+    );
+    container_refused(limits(|r| r.cpu_shares = -1), "config.linux.resources.cpu_shares");
+    container_refused(limits(|r| r.oom_score_adj = 1001), "config.linux.resources.oom_score_adj");
+    container_refused(limits(|r| r.cpuset_cpus = "0-".to_owned()), "config.linux.resources.cpuset_cpus");
+    container_refused(
+        limits(|r| {
+            r.unified.insert("../memory.max".to_owned(), "1".to_owned());
+        }),
+        "config.linux.resources.unified",
+    );
+    let at = "config.linux.security_context";
+    let value = |value| Some(cri::Int64Value { value });
+    container_refused(security(|s| s.run_as_group = value(1)), &format!("{at}.run_as_group"));
+    container_refused(security(|s| s.run_as_user = value(-1)), &format!("{at}.run_as_user"));
+    container_refused(security(|s| s.run_as_user = value(1 << 32)), &format!("{at}.run_as_user"));
+    container_refused(
+        security(|s| s.supplemental_groups_policy = 2),
+        &format!("{at}.supplemental_groups_policy"),
+    );
+    container_refused(security(|s| s.masked_paths = vec!["proc".to_owned()]), &format!("{at}.masked_paths"));
+    container_refused(
+        security(|s| {
+            s.seccomp = Some(cri::SecurityProfile { profile_type: 2, localhost_ref: "/p.json".to_owned() });
+        }),
+        &format!("{at}.seccomp.localhost_ref"),
+    );
+    container_refused(
+        security(|s| {
+            s.apparmor = Some(cri::SecurityProfile { profile_type: 2, localhost_ref: "p".to_owned() });
+        }),
+        &format!("{at}.apparmor"),
+    );
+    container_refused(
+        security(|s| {
+            s.namespace_options = Some(cri::NamespaceOption { pid: 3, ..Default::default() });
+        }),
+        &format!("{at}.namespace_options.pid"),
+    );
+}
+
+#[test]
+fn what_a_default_kubelet_always_sends_passes() {
+    let mut config = good_container();
+    limits(|r| {
+        r.hugepage_limits = vec![cri::HugepageLimit { page_size: "2MB".to_owned(), limit: 0 }];
+        r.unified = [("memory.oom.group", "1"), ("memory.min", "0")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
+        r.oom_score_adj = 1000;
+    })(&mut config);
+    let taken = container(Some(&config)).expect("taken");
+    assert!(taken.resources.hugepage_limits.is_empty());
+    assert_eq!(taken.resources.unified.len(), 2);
+}
+
+#[test]
+fn each_signal_of_the_cri_has_a_number() {
+    for number in 0..200 {
+        let Ok(signal) = cri::Signal::try_from(number) else { continue };
+        let mut config = good_container();
+        config.stop_signal = number;
+        let taken = container(Some(&config)).expect(signal.as_str_name());
+        assert_eq!(taken.stop_signal.is_none(), number == 0, "{}", signal.as_str_name());
+    }
+    let mut config = good_container();
+    config.stop_signal = cri::Signal::Sigrtminplus3.into();
+    assert_eq!(container(Some(&config)).expect("taken").stop_signal.map(Signal::number), Some(37));
+}
