@@ -1,1 +1,24 @@
 //! cgroup v1 and v2: create, limit, freeze, kill, read, watch.
+//!
+//! A group has one path, absolute from the root of every hierarchy ([`CgroupPath`]); the caller's
+//! own position is of no meaning. Everything is a file beneath the hierarchies' roots ([`Mounts`]),
+//! opened by descriptor and without symbolic links. A [`Cgroup`] is a name, not a resource: dropping
+//! it does nothing, and a process that comes later finds the same group by its path.
+//!
+//! Limits are the OCI `linux.resources`. A field that this generation of cgroups cannot do is
+//! refused by name, unless its value asks for nothing.
+
+mod devices;
+mod error;
+mod group;
+mod limits;
+mod mounts;
+mod node;
+mod path;
+mod stats;
+
+pub use error::CgroupError;
+pub use group::{Cgroup, Entry};
+pub use mounts::{Mounts, Version};
+pub use path::CgroupPath;
+pub use stats::{Cpu, Io, Memory, Pressure, Stall, Stats};
