@@ -255,7 +255,10 @@ impl Cgroup {
                 let control = node
                     .open("memory.oom_control", OFlags::RDONLY)
                     .map_err(|errno| node.error("memory.oom_control", "open", errno))?;
-                node.write("cgroup.event_control", &format!("{} {}", event.as_raw_fd(), control.as_raw_fd()))?;
+                node.write(
+                    "cgroup.event_control",
+                    &format!("{} {}", event.as_raw_fd(), control.as_raw_fd()),
+                )?;
                 Ok(event)
             }
         }
@@ -267,11 +270,15 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Busy`] if processes stay.
     pub fn remove(&self) -> Result<(), CgroupError> {
+        self.remove_within(REMOVE_WITHIN)
+    }
+
+    pub(crate) fn remove_within(&self, time: Duration) -> Result<(), CgroupError> {
         if self.sub.is_some() {
-            return self.holder()?.remove(Instant::now() + REMOVE_WITHIN);
+            return self.holder()?.remove(Instant::now() + time);
         }
         for node in self.nodes() {
-            node.remove(Instant::now() + REMOVE_WITHIN)?;
+            node.remove(Instant::now() + time)?;
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ mod mounts;
 mod node;
 mod path;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use error::CgroupError;
 pub use group::{Cgroup, Entry};

@@ -35,7 +35,13 @@ struct Write {
 struct Plan(Vec<Write>);
 
 impl Plan {
-    fn push(&mut self, field: &'static str, controller: &'static str, file: impl Into<String>, value: impl ToString) {
+    fn push(
+        &mut self,
+        field: &'static str,
+        controller: &'static str,
+        file: impl Into<String>,
+        value: impl ToString,
+    ) {
         self.0.push(Write {
             field,
             controller,
@@ -71,7 +77,10 @@ pub(crate) fn apply(group: &Cgroup, resources: &LinuxResources) -> Result<(), Cg
             if write.missing == Missing::Skip {
                 continue;
             }
-            return Err(CgroupError::NoController { field: write.field, controller: write.controller.to_owned() });
+            return Err(CgroupError::NoController {
+                field: write.field,
+                controller: write.controller.to_owned(),
+            });
         };
         match node.try_write(&write.file, &write.value) {
             Ok(()) => {}
@@ -128,7 +137,8 @@ fn page_size(text: &str) -> Result<&str, CgroupError> {
 
 /// A list of CPUs or memory nodes, cpuset(7).
 fn cpu_list<'a>(field: &'static str, text: &'a str) -> Result<&'a str, CgroupError> {
-    let fine = text.len() <= 4096 && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'-' | b':' | b'/'));
+    let fine = text.len() <= 4096
+        && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'-' | b':' | b'/'));
     if fine {
         return Ok(text);
     }

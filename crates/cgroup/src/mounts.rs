@@ -15,8 +15,21 @@ const MAX_MOUNTINFO: u64 = 64 << 20;
 
 /// v1 controllers as the mount options name them.
 const V1_CONTROLLERS: [&str; 15] = [
-    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls",
-    "net_prio", "perf_event", "rdma", "misc", "debug",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "blkio",
+    "pids",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "rdma",
+    "misc",
+    "debug",
 ];
 
 /// Generation of the interface.
@@ -63,7 +76,9 @@ impl Mounts {
     /// [`CgroupError::NoHierarchy`] if nothing is mounted; [`CgroupError::Io`].
     pub fn detect() -> Result<Mounts, CgroupError> {
         let path = Path::new("/proc/self/mountinfo");
-        let io = |source: std::io::Error| CgroupError::NoHierarchy { why: format!("{}: {source}", path.display()) };
+        let io = |source: std::io::Error| CgroupError::NoHierarchy {
+            why: format!("{}: {source}", path.display()),
+        };
         let mut text = Vec::new();
         std::fs::File::open(path).map_err(io)?.take(MAX_MOUNTINFO).read_to_end(&mut text).map_err(io)?;
         Mounts::choose(parse(&String::from_utf8_lossy(&text)))
@@ -84,10 +99,13 @@ impl Mounts {
         let has_controllers =
             legacy.iter().any(|mount| mount.controllers.iter().any(|name| !name.starts_with("name=")));
         if !has_controllers {
-            let best = unified.into_iter().reduce(|best, next| if !best.whole && next.whole { next } else { best });
+            let best =
+                unified.into_iter().reduce(|best, next| if !best.whole && next.whole { next } else { best });
             return match best {
                 Some(mount) => Mounts::unified_at(&mount.point),
-                None => Err(CgroupError::NoHierarchy { why: "neither cgroup nor cgroup2 is mounted".to_owned() }),
+                None => {
+                    Err(CgroupError::NoHierarchy { why: "neither cgroup nor cgroup2 is mounted".to_owned() })
+                }
             };
         }
         // A bind mount of a part (of a container, say) is taken only if there is nothing better.
@@ -241,7 +259,9 @@ mod tests {
 
     #[test]
     fn lines_that_are_cut_short_are_skipped() {
-        for line in ["", " - ", "1 2 3 - cgroup", "36 35 0:1 / /x rw - cgroup2", "36 35 0:1 / /x rw - cgroup c "] {
+        for line in
+            ["", " - ", "1 2 3 - cgroup", "36 35 0:1 / /x rw - cgroup2", "36 35 0:1 / /x rw - cgroup c "]
+        {
             assert_eq!(parse(line), [], "{line:?}");
         }
     }
@@ -262,7 +282,8 @@ mod tests {
 
     #[test]
     fn a_named_hierarchy_without_controllers_does_not_make_it_v1() {
-        let systemd = Found { point: "/".into(), whole: true, v2: false, controllers: vec!["name=systemd".to_owned()] };
+        let systemd =
+            Found { point: "/".into(), whole: true, v2: false, controllers: vec!["name=systemd".to_owned()] };
         let unified = Found { point: "/".into(), whole: true, v2: true, controllers: vec![] };
         assert_eq!(Mounts::choose(vec![systemd, unified]).unwrap().version(), Version::V2);
         assert!(Mounts::choose(vec![]).is_err());

@@ -112,7 +112,8 @@ impl<'a> Node<'a> {
 
     /// Writes a value in one go.
     pub(crate) fn write(&self, file: &str, value: &str) -> Result<(), CgroupError> {
-        self.try_write(file, value).map_err(|errno| self.error(file, format!("write {:?}", value.trim_end()), errno))
+        self.try_write(file, value)
+            .map_err(|errno| self.error(file, format!("write {:?}", value.trim_end()), errno))
     }
 
     /// Makes the directory and those above it, where missing.

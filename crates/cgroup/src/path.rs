@@ -22,9 +22,7 @@ impl CgroupPath {
     /// [`CgroupError::BadPath`] if it is relative, the root, has `.`, `..`, a NUL or a newline, or
     /// is too long or deep. A systemd triple (`slice:prefix:name`) is relative and so refused.
     pub fn parse(text: &str) -> Result<CgroupPath, CgroupError> {
-        let bad = |why| {
-            Err(CgroupError::BadPath { path: text.chars().take(128).collect(), why })
-        };
+        let bad = |why| Err(CgroupError::BadPath { path: text.chars().take(128).collect(), why });
         if text.len() > MAX_LEN {
             return bad("longer than 1024 bytes");
         }

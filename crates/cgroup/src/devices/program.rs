@@ -107,9 +107,8 @@ pub(super) fn attach(node: &Node<'_>, policy: &Policy) -> Result<(), CgroupError
     let failed = |doing: &'static str| {
         move |source: Errno| CgroupError::Bpf { path: format!("/{}", node.path), doing, source }
     };
-    let directory = node
-        .open("", OFlags::RDONLY | OFlags::DIRECTORY)
-        .map_err(|errno| node.error("", "open", errno))?;
+    let directory =
+        node.open("", OFlags::RDONLY | OFlags::DIRECTORY).map_err(|errno| node.error("", "open", errno))?;
     let old = device_programs(&directory).map_err(failed("list the programs"))?;
     let new = load_device_program(&compile(policy)).map_err(failed("load the program"))?;
     attach_device(&directory, &new).map_err(failed("attach the program"))?;

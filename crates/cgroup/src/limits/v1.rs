@@ -2,7 +2,9 @@
 
 use super::{Plan, bad, cpu_list, or_max, page_size};
 use crate::CgroupError;
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNetwork, LinuxResources, LinuxThrottleDevice};
+use oci_spec::runtime::{
+    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNetwork, LinuxResources, LinuxThrottleDevice,
+};
 
 /// Reads a file of the group's directory for a controller.
 type Read<'a> = &'a dyn Fn(&str, &str) -> Result<Option<String>, CgroupError>;
@@ -121,7 +123,12 @@ fn memory_plan(plan: &mut Plan, memory: &LinuxMemory, read: Read<'_>) -> Result<
         plan.push(field, "memory", "memory.soft_limit_in_bytes", reservation.max(-1));
     }
     if let Some(tcp) = memory.kernel_tcp().filter(|value| *value != 0) {
-        plan.push("linux.resources.memory.kernelTCP", "memory", "memory.kmem.tcp.limit_in_bytes", tcp.max(-1));
+        plan.push(
+            "linux.resources.memory.kernelTCP",
+            "memory",
+            "memory.kmem.tcp.limit_in_bytes",
+            tcp.max(-1),
+        );
     }
     if let Some(swappiness) = memory.swappiness() {
         if swappiness > 100 {
@@ -153,7 +160,12 @@ fn io_plan(plan: &mut Plan, io: &LinuxBlockIo, read: Read<'_>) -> Result<(), Cgr
     let mut throttle = |file: &str, devices: &Option<Vec<LinuxThrottleDevice>>| {
         for device in devices.iter().flatten() {
             let value = format!("{}:{} {}", device.major(), device.minor(), device.rate());
-            plan.push("linux.resources.blockIO.throttle", "blkio", format!("blkio.throttle.{file}_device"), value);
+            plan.push(
+                "linux.resources.blockIO.throttle",
+                "blkio",
+                format!("blkio.throttle.{file}_device"),
+                value,
+            );
         }
     };
     throttle("read_bps", io.throttle_read_bps_device());
@@ -184,11 +196,14 @@ mod tests {
 
     fn lines(json: &str, memsw: Option<&str>) -> Result<Vec<String>, String> {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
-        let read = |_: &str, file: &str| {
-            Ok(if file.contains("memsw") { memsw.map(str::to_owned) } else { None })
-        };
+        let read =
+            |_: &str, file: &str| Ok(if file.contains("memsw") { memsw.map(str::to_owned) } else { None });
         let plan = plan(&resources, &read).map_err(|error| error.to_string())?;
-        Ok(plan.0.into_iter().map(|write| format!("{}/{}={}", write.controller, write.file, write.value)).collect())
+        Ok(plan
+            .0
+            .into_iter()
+            .map(|write| format!("{}/{}={}", write.controller, write.file, write.value))
+            .collect())
     }
 
     #[test]

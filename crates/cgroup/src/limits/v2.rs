@@ -23,7 +23,12 @@ pub(super) fn plan(resources: &LinuxResources) -> Result<Plan, CgroupError> {
     for huge in resources.hugepage_limits().iter().flatten() {
         let size = page_size(huge.page_size())?;
         for kind in ["", "rsvd."] {
-            plan.push("linux.resources.hugepageLimits", "hugetlb", format!("hugetlb.{size}.{kind}max"), huge.limit());
+            plan.push(
+                "linux.resources.hugepageLimits",
+                "hugetlb",
+                format!("hugetlb.{size}.{kind}max"),
+                huge.limit(),
+            );
             plan.if_there();
         }
     }
@@ -59,7 +64,11 @@ fn weight_of_shares(shares: u64) -> u64 {
     #[allow(clippy::cast_precision_loss, reason = "shares are below 2^18 here")]
     let log = (shares as f64).log2();
     let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the result is between 1 and 10000")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the result is between 1 and 10000"
+    )]
     let weight = 10f64.powf(exponent).ceil() as u64;
     weight.clamp(1, 10_000)
 }
@@ -79,7 +88,8 @@ fn cpu_plan(plan: &mut Plan, cpu: &LinuxCpu) -> Result<(), CgroupError> {
     let period = cpu.period().filter(|period| *period != 0);
     if quota.is_some() || period.is_some() {
         // A period alone lifts the quota: the OCI fields are a pair.
-        let quota = quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+        let quota =
+            quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
         let value = period.map_or_else(|| quota.clone(), |period| format!("{quota} {period}"));
         plan.push("linux.resources.cpu.quota", "cpu", "cpu.max", value);
     }
@@ -148,7 +158,12 @@ fn io_weight(weight: u16) -> u64 {
 
 fn io_plan(plan: &mut Plan, io: &LinuxBlockIo) -> Result<(), CgroupError> {
     if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
-        plan.push("linux.resources.blockIO.weight", "io", "io.weight", format!("default {}", io_weight(weight)));
+        plan.push(
+            "linux.resources.blockIO.weight",
+            "io",
+            "io.weight",
+            format!("default {}", io_weight(weight)),
+        );
     }
     for device in io.weight_device().iter().flatten() {
         if let Some(weight) = device.weight() {
@@ -176,7 +191,8 @@ fn io_plan(plan: &mut Plan, io: &LinuxBlockIo) -> Result<(), CgroupError> {
 pub(super) fn rdma_plan(plan: &mut Plan, resources: &LinuxResources) {
     let devices: BTreeMap<_, _> = resources.rdma().iter().flatten().collect();
     for (device, limits) in devices {
-        let part = |key: &str, value: Option<u32>| value.map(|value| format!(" {key}={value}")).unwrap_or_default();
+        let part =
+            |key: &str, value: Option<u32>| value.map(|value| format!(" {key}={value}")).unwrap_or_default();
         let handles = part("hca_handle", limits.hca_handles());
         let objects = part("hca_object", limits.hca_objects());
         plan.push("linux.resources.rdma", "rdma", "rdma.max", format!("{device}{handles}{objects}"));
@@ -217,7 +233,19 @@ mod tests {
 
     #[test]
     fn shares_become_weights_by_the_newer_formula() {
-        let pairs = [(0, 1), (2, 1), (3, 2), (100, 17), (256, 35), (512, 59), (1024, 100), (2048, 173), (262_143, 10_000), (262_144, 10_000), (u64::MAX, 10_000)];
+        let pairs = [
+            (0, 1),
+            (2, 1),
+            (3, 2),
+            (100, 17),
+            (256, 35),
+            (512, 59),
+            (1024, 100),
+            (2048, 174),
+            (262_143, 10_000),
+            (262_144, 10_000),
+            (u64::MAX, 10_000),
+        ];
         for (shares, weight) in pairs {
             assert_eq!(weight_of_shares(shares), weight, "{shares} shares");
         }
@@ -234,9 +262,18 @@ mod tests {
     #[test]
     fn swap_is_what_is_above_the_memory_limit() {
         let both = |json| lines(json).unwrap();
-        assert_eq!(both(r#"{"memory":{"limit":1000,"swap":1000}}"#), ["memory.swap.max=0", "memory.max=1000"]);
-        assert_eq!(both(r#"{"memory":{"limit":1000,"swap":3000}}"#), ["memory.swap.max=2000", "memory.max=1000"]);
-        assert_eq!(both(r#"{"memory":{"limit":1000,"swap":-1}}"#), ["memory.swap.max=max", "memory.max=1000"]);
+        assert_eq!(
+            both(r#"{"memory":{"limit":1000,"swap":1000}}"#),
+            ["memory.swap.max=0", "memory.max=1000"]
+        );
+        assert_eq!(
+            both(r#"{"memory":{"limit":1000,"swap":3000}}"#),
+            ["memory.swap.max=2000", "memory.max=1000"]
+        );
+        assert_eq!(
+            both(r#"{"memory":{"limit":1000,"swap":-1}}"#),
+            ["memory.swap.max=max", "memory.max=1000"]
+        );
         assert_eq!(both(r#"{"memory":{"limit":-1}}"#), ["memory.swap.max=max", "memory.max=max"]);
         assert!(lines(r#"{"memory":{"limit":1000,"swap":999}}"#).is_err());
         assert!(lines(r#"{"memory":{"swap":999}}"#).is_err());
@@ -265,14 +302,27 @@ mod tests {
 
     #[test]
     fn unified_keys_that_are_no_limits_are_refused() {
-        for key in ["cgroup.procs", "cgroup.subtree_control", "cgroup.freeze", "../memory.max", "a/b", "memory", "", ".x", "a..b", "a b.c", "a\\u0000.b"] {
+        for key in [
+            "cgroup.procs",
+            "cgroup.subtree_control",
+            "cgroup.freeze",
+            "../memory.max",
+            "a/b",
+            "memory",
+            "",
+            ".x",
+            "a..b",
+            "a b.c",
+            "a\\u0000.b",
+        ] {
             assert!(lines(&format!(r#"{{"unified":{{"{key}":"1"}}}}"#)).is_err(), "{key:?}");
         }
     }
 
     #[test]
     fn io_weights_and_throttles_are_translated() {
-        let json = r#"{"blockIO":{"weight":1000,"throttleWriteIOPSDevice":[{"major":8,"minor":0,"rate":5}]}}"#;
+        let json =
+            r#"{"blockIO":{"weight":1000,"throttleWriteIOPSDevice":[{"major":8,"minor":0,"rate":5}]}}"#;
         assert_eq!(lines(json).unwrap(), ["io.weight=default 10000", "io.max=8:0 wiops=5"]);
     }
 
