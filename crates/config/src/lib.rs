@@ -1,1 +1,318 @@
 //! TOML to a validated configuration.
+//!
+//! One file, drop-ins beside it, flags over both. An unknown key is an error that names it; a value
+//! is checked here once, so that nobody else has to. Everything has a working default
+//! (`default.toml`, which a test holds equal to [`Config::default`]).
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod load;
+
+use serde::{Deserialize, Serialize};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use load::{ConfigError, DEFAULT_FILE};
+
+/// Longest [`Config::state`]: a shim's socket beneath it must fit the 107 bytes of unix(7).
+pub const MAX_STATE_PATH: usize = 76;
+
+/// The daemon's settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Directory for what must outlive a reboot. Absolute, and apart from `state`.
+    pub root: PathBuf,
+    /// Directory for what need not. Absolute, at most [`MAX_STATE_PATH`] bytes.
+    pub state: PathBuf,
+    /// `unix://` and an absolute path: see [`Config::socket`].
+    pub listen: String,
+    /// Group of the socket, by name or number.
+    pub socket_group: String,
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// cgroups.
+    pub cgroup: Cgroup,
+    /// Pod networks.
+    pub network: Network,
+    /// Image registries.
+    pub registry: Registry,
+    /// Containers.
+    pub container: Container,
+    /// ExecSync.
+    pub exec: Exec,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// `log_level`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Only what failed.
+    Error,
+    /// And what is odd.
+    Warn,
+    /// And what was done.
+    #[default]
+    Info,
+    /// And how.
+    Debug,
+    /// And each step.
+    Trace,
+}
+
+impl LogLevel {
+    /// Its name, as `tracing` parses it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
+}
+
+/// `[cgroup]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cgroup {
+    /// How they are made.
+    pub driver: CgroupDriver,
+    /// Parent of pods that ask for none: absolute, of plain names.
+    pub parent: String,
+}
+
+/// `cgroup.driver`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// By directories in the cgroup file systems.
+    #[default]
+    Cgroupfs,
+}
+
+/// `[network]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// CNI configuration.
+    pub conf_dir: PathBuf,
+    /// CNI plugins, looked for in this order.
+    pub bin_dirs: Vec<PathBuf>,
+    /// What to do without a configuration.
+    pub fallback: Fallback,
+}
+
+/// `network.fallback`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fallback {
+    /// No pods: NetworkReady is false, as Kubernetes expects.
+    #[default]
+    None,
+    /// A bridge of this daemon's own.
+    Bridge,
+}
+
+/// `[registry]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Registry {
+    /// Tree of `<host>/hosts.toml`.
+    pub dir: PathBuf,
+    /// Layers in work at the same time.
+    pub max_parallel_layers: usize,
+    /// Seconds: see [`Registry::progress_timeout`].
+    pub progress_timeout: u64,
+}
+
+/// `[container]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Container {
+    /// Longest line of the log in bytes.
+    pub max_log_line: usize,
+    /// File with the profile for RuntimeDefault; empty = built in.
+    pub seccomp_profile: PathBuf,
+}
+
+/// `[exec]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Exec {
+    /// Bytes kept of each stream.
+    pub output_cap: u64,
+    /// Milliseconds: see [`Exec::drain`].
+    pub drain: u64,
+}
+
+/// `[limits]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Pods at the same time.
+    pub max_pods: usize,
+    /// Containers of one pod.
+    pub max_containers_per_pod: usize,
+    /// Calls at the same time.
+    pub max_concurrent_calls: usize,
+    /// Bytes of one message.
+    pub max_message: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            root: "/var/lib/peapod".into(),
+            state: "/run/peapod".into(),
+            listen: "unix:///run/peapod/peapod.sock".to_owned(),
+            socket_group: "root".to_owned(),
+            log_level: LogLevel::default(),
+            cgroup: Cgroup::default(),
+            network: Network::default(),
+            registry: Registry::default(),
+            container: Container::default(),
+            exec: Exec::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Cgroup { driver: CgroupDriver::default(), parent: "/peapod".to_owned() }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            fallback: Fallback::default(),
+        }
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Registry { dir: "/etc/peapod/certs.d".into(), max_parallel_layers: 3, progress_timeout: 60 }
+    }
+}
+
+impl Default for Container {
+    fn default() -> Self {
+        Container { max_log_line: 16 << 10, seccomp_profile: PathBuf::new() }
+    }
+}
+
+impl Default for Exec {
+    fn default() -> Self {
+        Exec { output_cap: 16 << 20, drain: 1000 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_pods: 2000,
+            max_containers_per_pod: 200,
+            max_concurrent_calls: 512,
+            max_message: 16 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// The defaults as a file, with a comment for each key.
+    #[must_use]
+    pub fn default_toml() -> &'static str {
+        include_str!("default.toml")
+    }
+
+    /// What is in force, as a file.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("all its keys and values are TOML's")
+    }
+
+    /// The path in `listen`.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        Path::new(self.listen.strip_prefix("unix://").unwrap_or(&self.listen))
+    }
+
+    /// The store's file.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.root.join("meta.redb")
+    }
+}
+
+impl Registry {
+    /// Time without progress after which a pull is given up.
+    #[must_use]
+    pub fn progress_timeout(&self) -> Duration {
+        Duration::from_secs(self.progress_timeout)
+    }
+}
+
+impl Exec {
+    /// Time for which a command's pipe is read after the command ended.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain)
+    }
+}
+
+/// Flags of `peapod serve`: each one that is given wins over the files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--root`
+    pub root: Option<PathBuf>,
+    /// `--state`
+    pub state: Option<PathBuf>,
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--cni-conf-dir`
+    pub cni_conf_dir: Option<PathBuf>,
+    /// `--cni-bin-dir`: the only one then.
+    pub cni_bin_dir: Option<PathBuf>,
+    /// `--registry-dir`
+    pub registry_dir: Option<PathBuf>,
+    /// `--fallback-network`
+    pub fallback_network: Option<Fallback>,
+    /// `--log-level`
+    pub log_level: Option<LogLevel>,
+}
+
+impl std::str::FromStr for LogLevel {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]
+            .into_iter()
+            .find(|level| level.name() == text)
+            .ok_or_else(|| format!("`{text}` is not error, warn, info, debug or trace"))
+    }
+}
+
+impl std::str::FromStr for Fallback {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Fallback::None),
+            "bridge" => Ok(Fallback::Bridge),
+            other => Err(format!("`{other}` is neither none nor bridge")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
