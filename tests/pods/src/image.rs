@@ -1,0 +1,73 @@
+//! The one image that most tests need, packed from Debian's static busybox.
+
+use sha2::{Digest as _, Sha256};
+use std::io::Write as _;
+
+/// The reference under which [`busybox_archive`] is loaded.
+pub const BUSYBOX: &str = "docker.io/library/busybox:test";
+
+/// Applets that tests use, as symbolic links to busybox.
+const APPLETS: &[&str] = &[
+    "sh", "cat", "cp", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "httpd", "id", "ip", "kill", "ln",
+    "ls", "mkdir", "mount", "nc", "nohup", "ping", "ps", "readlink", "rm", "seq", "setsid", "sleep", "sort", "stat",
+    "sync", "tail", "test", "touch", "true", "tty", "umount", "uname", "usleep", "wc", "wget", "yes", "df", "chmod", "trap",
+];
+
+/// A docker-archive of busybox under [`BUSYBOX`].
+///
+/// # Panics
+/// Without `/bin/busybox` (Debian's busybox-static).
+#[must_use]
+pub fn busybox_archive() -> Vec<u8> {
+    let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
+    let layer = layer(&busybox);
+    let config = serde_json::json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "os": "linux",
+        "config": { "Cmd": ["/bin/sh"], "Env": ["PATH=/bin"], "WorkingDir": "/" },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{:x}", Sha256::digest(&layer))] },
+        "history": [],
+    })
+    .to_string();
+    let name = format!("{:x}.json", Sha256::digest(config.as_bytes()));
+    let manifest = serde_json::json!([{ "Config": name, "RepoTags": [BUSYBOX], "Layers": ["layer.tar"] }]).to_string();
+    let mut archive = tar::Builder::new(Vec::new());
+    add(&mut archive, &name, config.as_bytes(), 0o644);
+    add(&mut archive, "layer.tar", &layer, 0o644);
+    add(&mut archive, "manifest.json", manifest.as_bytes(), 0o644);
+    archive.into_inner().expect("written to memory")
+}
+
+fn layer(busybox: &[u8]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for dir in ["bin/", "etc/", "tmp/", "var/", "proc/", "sys/", "dev/"] {
+        let mut header = header(0, if dir == "tmp/" { 0o1777 } else { 0o755 });
+        header.set_entry_type(tar::EntryType::Directory);
+        tar.append_data(&mut header, dir, std::io::empty()).expect("written to memory");
+    }
+    add(&mut tar, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\nalice:x:1000:1000::/tmp:/bin/sh\n", 0o644);
+    add(&mut tar, "etc/group", b"root:x:0:\nalice:x:1000:\nfriends:x:2000:alice\n", 0o644);
+    add(&mut tar, "bin/busybox", busybox, 0o755);
+    for applet in APPLETS {
+        let mut header = header(0, 0o777);
+        header.set_entry_type(tar::EntryType::Symlink);
+        tar.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("written to memory");
+    }
+    let mut bytes = tar.into_inner().expect("written to memory");
+    bytes.flush().expect("memory");
+    bytes
+}
+
+fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, data: &[u8], mode: u32) {
+    tar.append_data(&mut header(data.len() as u64, mode), path, data).expect("written to memory");
+}
+
+fn header(size: u64, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
+}
