@@ -1,0 +1,240 @@
+//! Specs as golden text: data in, text out.
+
+use super::*;
+use types::{
+    container::{Mount, Resources, RunAs, Security},
+    pod::{Namespaces, NsMode},
+};
+
+struct Case {
+    pod: PodSpec,
+    container: ContainerSpec,
+    image: ImageDefaults,
+    user: ResolvedUser,
+    places: Places,
+}
+
+fn case() -> Case {
+    Case {
+        pod: PodSpec {
+            name: "web".to_owned(),
+            namespace: "default".to_owned(),
+            uid: "u1".to_owned(),
+            hostname: "web".to_owned(),
+            ..PodSpec::default()
+        },
+        container: ContainerSpec {
+            name: "app".to_owned(),
+            image: "busybox".to_owned(),
+            ..ContainerSpec::default()
+        },
+        image: ImageDefaults {
+            entrypoint: vec!["/entry".to_owned()],
+            cmd: vec!["serve".to_owned()],
+            env: vec!["PATH=/bin".to_owned(), "A=1".to_owned()],
+            ..ImageDefaults::default()
+        },
+        user: ResolvedUser { uid: 0, gid: 0, groups: vec![0], home: Some("/root".to_owned()) },
+        places: Places {
+            net: Some("/s/ns/p/net".into()),
+            ipc: Some("/s/ns/p/ipc".into()),
+            uts: Some("/s/ns/p/uts".into()),
+            pid: None,
+            hosts: "/s/pods/p/files/hosts".into(),
+            hostname: "/s/pods/p/files/hostname".into(),
+            resolv_conf: "/s/pods/p/files/resolv.conf".into(),
+            shm: Some("/s/pods/p/shm".into()),
+        },
+    }
+}
+
+fn spec(case: &Case) -> Result<Spec, SpecError> {
+    container(&Input {
+        pod_id: &PodId::parse(&"a".repeat(64)).expect("an id"),
+        pod: &case.pod,
+        container_id: &ContainerId::parse(&"b".repeat(64)).expect("an id"),
+        container: &case.container,
+        image: &case.image,
+        image_name: "docker.io/library/busybox:latest",
+        user: &case.user,
+        places: &case.places,
+        cgroup: "/pods/p/c",
+    })
+}
+
+/// The parts of a spec that a change should be seen in, a line each.
+fn shown(spec: &Spec) -> String {
+    use std::fmt::Write as _;
+    let value = serde_json::to_value(spec).expect("a spec is JSON");
+    let mut text = String::new();
+    let mut line = |name: &str, value: &serde_json::Value| writeln!(text, "{name} {value}").expect("written");
+    line("args", &value["process"]["args"]);
+    line("env", &value["process"]["env"]);
+    line("cwd", &value["process"]["cwd"]);
+    line("user", &value["process"]["user"]);
+    line("root", &value["root"]);
+    line("propagation", &value["linux"]["rootfsPropagation"]);
+    line("masked", &value["linux"]["maskedPaths"]);
+    for namespace in value["linux"]["namespaces"].as_array().expect("a list") {
+        line("namespace", namespace);
+    }
+    for mount in value["mounts"].as_array().expect("a list") {
+        let options: Vec<_> =
+            mount["options"].as_array().expect("a list").iter().filter_map(|o| o.as_str()).collect();
+        writeln!(
+            text,
+            "mount {} {} at {} ({})",
+            mount["type"].as_str().unwrap_or_default(),
+            mount["source"].as_str().unwrap_or_default(),
+            mount["destination"].as_str().unwrap_or_default(),
+            options.join(",")
+        )
+        .expect("written");
+    }
+    let mut line = |name: &str, value: &serde_json::Value| writeln!(text, "{name} {value}").expect("written");
+    line("resources", &value["linux"]["resources"]);
+    text
+}
+
+const ORDINARY: &str = r#"args ["/entry","serve"]
+env ["PATH=/bin","HOSTNAME=web","HOME=/root","A=1"]
+cwd "/"
+user {"additionalGids":[0],"gid":0,"uid":0}
+root {"path":"rootfs","readonly":false}
+propagation null
+masked []
+namespace {"type":"mount"}
+namespace {"type":"cgroup"}
+namespace {"path":"/s/ns/p/net","type":"network"}
+namespace {"path":"/s/ns/p/ipc","type":"ipc"}
+namespace {"path":"/s/ns/p/uts","type":"uts"}
+namespace {"type":"pid"}
+mount proc proc at /proc (nosuid,noexec,nodev)
+mount tmpfs tmpfs at /dev (nosuid,strictatime,mode=755,size=65536k)
+mount devpts devpts at /dev/pts (nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5)
+mount mqueue mqueue at /dev/mqueue (nosuid,noexec,nodev)
+mount sysfs sysfs at /sys (nosuid,noexec,nodev,ro)
+mount cgroup cgroup at /sys/fs/cgroup (nosuid,noexec,nodev,relatime,ro)
+mount bind /s/pods/p/shm at /dev/shm (rbind,rprivate,rw,nosuid,noexec,nodev)
+mount bind /s/pods/p/files/hosts at /etc/hosts (rbind,rprivate,rw)
+mount bind /s/pods/p/files/hostname at /etc/hostname (rbind,rprivate,rw)
+mount bind /s/pods/p/files/resolv.conf at /etc/resolv.conf (rbind,rprivate,rw)
+resources {"cpu":{},"devices":[{"access":"rwm","allow":false}],"hugepageLimits":[],"memory":{}}
+"#;
+
+#[test]
+fn an_ordinary_container() {
+    assert_eq!(shown(&spec(&case()).expect("a spec")), ORDINARY);
+}
+
+#[test]
+fn everything_at_once() {
+    let mut case = case();
+    case.container = ContainerSpec {
+        command: vec!["/cmd".to_owned()],
+        args: vec!["x".to_owned()],
+        working_dir: "/w".to_owned(),
+        envs: vec![("A".to_owned(), b"2".to_vec()), ("B".to_owned(), b"3".to_vec())],
+        mounts: vec![
+            Mount {
+                container_path: "/data//x/".to_owned(),
+                host_path: "/srv".into(),
+                readonly: true,
+                propagation: Propagation::HostToContainer,
+            },
+            Mount {
+                container_path: "/etc/hosts".to_owned(),
+                host_path: "/k/hosts".into(),
+                readonly: false,
+                propagation: Propagation::Private,
+            },
+        ],
+        tty: true,
+        resources: Resources {
+            cpu_shares: Some(512),
+            cpu_quota: Some(20_000),
+            cpu_period: Some(100_000),
+            memory_limit: Some(1 << 20),
+            cpuset_cpus: "0".to_owned(),
+            ..Resources::default()
+        },
+        security: Security {
+            readonly_rootfs: true,
+            masked_paths: vec!["/proc/kcore".to_owned()],
+            user: Some(RunAs::Uid(1000)),
+            ..Security::default()
+        },
+        ..case.container
+    };
+    case.user = ResolvedUser { uid: 1000, gid: 5, groups: vec![5, 7], home: None };
+    let text = shown(&spec(&case).expect("a spec"));
+    for line in [
+        r#"args ["/cmd","x"]"#,
+        r#"env ["PATH=/bin","HOSTNAME=web","TERM=xterm","A=2","B=3"]"#,
+        r#"cwd "/w""#,
+        r#"user {"additionalGids":[5,7],"gid":5,"uid":1000}"#,
+        r#"root {"path":"rootfs","readonly":true}"#,
+        r#"propagation "rslave""#,
+        r#"masked ["/proc/kcore"]"#,
+        "mount bind /srv at /data/x (rbind,rslave,ro)",
+        "mount bind /k/hosts at /etc/hosts (rbind,rprivate,rw)",
+        r#"resources {"cpu":{"cpus":"0","period":100000,"quota":20000,"shares":512},"devices":[{"access":"rwm","allow":false}],"hugepageLimits":[],"memory":{"limit":1048576,"swap":1048576}}"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+    }
+    assert_eq!(text.matches(" at /etc/hosts ").count(), 1, "the kubelet's file replaces ours");
+}
+
+#[test]
+fn a_privileged_container_has_no_masks_and_the_nodes_cgroups() {
+    let mut case = case();
+    case.container.security.privileged = true;
+    case.container.security.masked_paths = vec!["/proc/kcore".to_owned()];
+    let error = spec(&case).expect_err("the pod is not privileged");
+    assert!(error.field.ends_with("privileged"), "{error}");
+    case.pod.privileged = true;
+    let text = shown(&spec(&case).expect("a spec"));
+    assert!(text.contains("masked []") && !text.contains(r#""type":"cgroup""#), "{text}");
+    assert!(
+        text.contains("sysfs at /sys (nosuid,noexec,nodev,rw)") && text.contains(r#""allow":true"#),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_nodes_network_and_one_pid_namespace() {
+    let mut case = case();
+    case.pod.namespaces = Namespaces { network: NsMode::Node, pid: NsMode::Pod, ipc: NsMode::Node };
+    case.container.security.namespaces.pid = PidMode::Pod;
+    case.places = Places { net: None, uts: None, ipc: None, shm: None, ..case.places };
+    let error = spec(&case).expect_err("no shared PID namespace");
+    assert!(error.field.ends_with("namespace_options.pid"), "{error}");
+    case.places.pid = Some("/proc/7/ns/pid".into());
+    let text = shown(&spec(&case).expect("a spec"));
+    for line in [
+        r#"namespace {"path":"/proc/7/ns/pid","type":"pid"}"#,
+        "mount bind /sys at /sys (rbind,rprivate,nosuid,noexec,nodev,ro)",
+        "mount bind /dev/shm at /dev/shm (rbind,rprivate,rw,nosuid,noexec,nodev)",
+    ] {
+        assert!(text.contains(line), "no line {line} in\n{text}");
+    }
+    assert!(!text.contains(r#""type":"network""#), "{text}");
+}
+
+#[test]
+fn what_cannot_be_said_in_a_spec_is_refused_by_name() {
+    let mut bytes = case();
+    bytes.container.envs = vec![("A".to_owned(), vec![0xff])];
+    assert_eq!(spec(&bytes).expect_err("not UTF-8").field, "config.envs");
+    let mut empty = case();
+    empty.image = ImageDefaults::default();
+    assert_eq!(spec(&empty).expect_err("no command").field, "config.command");
+    let mut root = case();
+    root.container.mounts = vec![Mount {
+        container_path: "//".to_owned(),
+        host_path: "/srv".into(),
+        readonly: false,
+        propagation: Propagation::Private,
+    }];
+    assert_eq!(spec(&root).expect_err("over the root").field, "config.mounts");
+}
