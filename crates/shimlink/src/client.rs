@@ -1,0 +1,225 @@
+//! One connection with many calls in flight. One task owns the socket, so that a caller that leaves
+//! in the middle of a call cannot leave half a frame behind.
+
+use crate::error::{Code, ShimError};
+use crate::wire::{self, Answer, Refused};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot, watch};
+use ttrpc::proto::Request;
+
+/// Requests that wait to be written.
+const QUEUE: usize = 16;
+/// Enough for most responses, so that one read takes header and body.
+const BUFFER: usize = 512;
+/// Calls in flight beyond which those are forgotten whose callers have left.
+const CROWD: usize = 64;
+
+type Reply = oneshot::Sender<Result<Vec<u8>, Refused>>;
+
+/// Calls that wait for their answers; none when the connection is closed.
+type Pending = Mutex<Option<HashMap<u32, Reply>>>;
+
+/// The caller's side of a connection. The connection closes with the last of them.
+#[derive(Debug)]
+pub(crate) struct Client {
+    frames: mpsc::Sender<Vec<u8>>,
+    pending: Arc<Pending>,
+    gone: watch::Receiver<bool>,
+    next: AtomicU32,
+}
+
+impl Client {
+    /// Takes over a connected socket.
+    pub(crate) fn new(socket: UnixStream) -> Self {
+        let (frames, outgoing) = mpsc::channel(QUEUE);
+        let pending = Arc::new(Mutex::new(Some(HashMap::new())));
+        let (tell, gone) = watch::channel(false);
+        tokio::spawn(run(socket, outgoing, Arc::clone(&pending), tell));
+        Self { frames, pending, gone, next: AtomicU32::new(1) }
+    }
+
+    /// Calls a method with an encoded message and gives the encoded answer. Without a deadline it
+    /// waits until there is an answer or no shim.
+    pub(crate) async fn call(
+        &self,
+        service: &str,
+        method: &'static str,
+        payload: Vec<u8>,
+        deadline: Option<Duration>,
+    ) -> Result<Vec<u8>, ShimError> {
+        // A client's streams are odd. After 2^31 calls the numbers start again, long answered.
+        let stream = self.next.fetch_add(2, Ordering::Relaxed);
+        let request = Request {
+            service: service.to_owned(),
+            method: method.to_owned(),
+            payload,
+            timeout_nano: deadline.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)),
+            ..Request::default()
+        };
+        let too_large = || ShimError::Protocol { method, reason: "the request is larger than 4 MiB".to_owned() };
+        let frame = wire::request(stream, &request).ok_or_else(too_large)?;
+        let (reply, answer) = oneshot::channel();
+        if !register(&self.pending, stream, reply) {
+            return Err(ShimError::Gone { method });
+        }
+        let exchange = async {
+            self.frames.send(frame).await.map_err(|_| ShimError::Gone { method })?;
+            match answer.await {
+                Ok(Ok(payload)) => Ok(payload),
+                Ok(Err(Refused { code, message })) => {
+                    Err(ShimError::Refused { method, code: Code::from(code), message })
+                }
+                Err(_) => Err(ShimError::Gone { method }),
+            }
+        };
+        let Some(after) = deadline else { return exchange.await };
+        match tokio::time::timeout(after, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(ShimError::Deadline { method, after }),
+        }
+    }
+
+    /// Returns when the connection is closed.
+    pub(crate) async fn gone(&self) {
+        let mut gone = self.gone.clone();
+        // An error says that the task has ended, and the connection with it.
+        let _ = gone.wait_for(|gone| *gone).await;
+    }
+}
+
+/// Notes a call; false when the connection is closed.
+fn register(pending: &Pending, stream: u32, reply: Reply) -> bool {
+    let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(calls) = pending.as_mut() else { return false };
+    if calls.len() >= CROWD {
+        calls.retain(|_, reply| !reply.is_closed());
+    }
+    calls.insert(stream, reply);
+    true
+}
+
+async fn run(socket: UnixStream, outgoing: mpsc::Receiver<Vec<u8>>, pending: Arc<Pending>, tell: watch::Sender<bool>) {
+    let (reader, writer) = socket.into_split();
+    // Both at once: a shim that waits for us to read may not read meanwhile.
+    let end = tokio::select! {
+        end = receive(reader, &pending) => end,
+        end = transmit(writer, outgoing) => end,
+    };
+    if let Err(reason) = end {
+        tracing::debug!(%reason, "connection to a shim closed");
+    }
+    // Dropping the calls tells their callers.
+    pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let _ = tell.send(true);
+}
+
+async fn receive(reader: OwnedReadHalf, pending: &Pending) -> Result<(), String> {
+    let mut reader = BufReader::with_capacity(BUFFER, reader);
+    while let Some(Answer { stream, result }) = wire::answer(&mut reader).await? {
+        let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let reply = pending.as_mut().and_then(|calls| calls.remove(&stream));
+        // The caller may have left; a stream that was not asked for is nobody's.
+        if let Some(reply) = reply {
+            let _ = reply.send(result);
+        }
+    }
+    Ok(())
+}
+
+async fn transmit(mut writer: OwnedWriteHalf, mut outgoing: mpsc::Receiver<Vec<u8>>) -> Result<(), String> {
+    while let Some(frame) = outgoing.recv().await {
+        writer.write_all(&frame).await.map_err(|e| format!("write: {e}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt as _;
+
+    const DEADLINE: Option<Duration> = Some(Duration::from_secs(30));
+
+    /// Reads one request frame; its stream.
+    async fn request(peer: &mut UnixStream) -> u32 {
+        let mut header = [0; 10];
+        peer.read_exact(&mut header).await.expect("header");
+        let length = u32::from_be_bytes(header[..4].try_into().expect("4"));
+        let mut body = vec![0; length as usize];
+        peer.read_exact(&mut body).await.expect("body");
+        u32::from_be_bytes(header[4..8].try_into().expect("4"))
+    }
+
+    async fn answer(peer: &mut UnixStream, stream: u32, payload: u8) {
+        let mut frame = vec![0, 0, 0, 3];
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.extend_from_slice(&[2, 0, 0x12, 1, payload]);
+        peer.write_all(&frame).await.expect("write");
+    }
+
+    #[tokio::test]
+    async fn answers_find_their_calls_in_any_order() {
+        let (ours, mut peer) = UnixStream::pair().expect("pair");
+        let client = Client::new(ours);
+        let shim = async {
+            let (one, two) = (request(&mut peer).await, request(&mut peer).await);
+            assert!(one % 2 == 1 && two % 2 == 1 && one != two);
+            answer(&mut peer, 4711, 9).await;
+            answer(&mut peer, two, 2).await;
+            answer(&mut peer, one, 1).await;
+        };
+        let first = client.call("s", "One", vec![], DEADLINE);
+        let second = client.call("s", "Two", vec![], DEADLINE);
+        let (first, second, ()) = tokio::join!(biased; first, second, shim);
+        assert_eq!((first.expect("one"), second.expect("two")), (vec![1], vec![2]));
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_ends_fails_all_calls_and_is_told_as_gone() {
+        let (ours, mut peer) = UnixStream::pair().expect("pair");
+        let client = Client::new(ours);
+        let shim = async {
+            request(&mut peer).await;
+            drop(peer);
+        };
+        let (result, ()) = tokio::join!(client.call("s", "One", vec![], None), shim);
+        assert!(matches!(result, Err(ShimError::Gone { method: "One" })));
+        client.gone().await;
+        assert!(matches!(client.call("s", "Two", vec![], None).await, Err(ShimError::Gone { method: "Two" })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frozen_shim_is_told_by_the_deadline_and_a_late_answer_harms_nobody() {
+        let (ours, mut peer) = UnixStream::pair().expect("pair");
+        let client = Client::new(ours);
+        let result = client.call("s", "One", vec![], DEADLINE).await;
+        assert!(matches!(result, Err(ShimError::Deadline { method: "One", .. })));
+        let late = request(&mut peer).await;
+        let shim = async {
+            let next = request(&mut peer).await;
+            answer(&mut peer, late, 1).await;
+            answer(&mut peer, next, 2).await;
+        };
+        let (result, ()) = tokio::join!(client.call("s", "Two", vec![], None), shim);
+        assert_eq!(result.expect("two"), [2]);
+    }
+
+    #[tokio::test]
+    async fn callers_that_left_are_forgotten() {
+        let (ours, _peer) = UnixStream::pair().expect("pair");
+        let client = Client::new(ours);
+        for stream in 0..1000 {
+            let (reply, answer) = oneshot::channel();
+            assert!(register(&client.pending, stream, reply));
+            drop(answer);
+        }
+        let pending = client.pending.lock().expect("not poisoned");
+        assert!(pending.as_ref().is_some_and(|calls| calls.len() <= CROWD));
+    }
+}
