@@ -14,4 +14,4 @@ mod wire;
 
 pub use error::{Code, ShimError};
 pub use shim::{CreateTask, Ended, ExecSync, RootMount, Shim};
-pub use spawn::SpawnRequest;
+pub use spawn::{Program, SpawnRequest};

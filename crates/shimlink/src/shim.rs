@@ -89,7 +89,7 @@ impl Shim {
     /// that starts and fails shows as [`ShimError::Gone`] of the first call, with the reason in
     /// `shim.log`.
     pub async fn spawn(request: SpawnRequest) -> Result<Self, ShimError> {
-        let program = request.program.clone();
+        let program = request.program.path().to_owned();
         let spawned = tokio::task::spawn_blocking(move || spawn::spawn(&request)).await;
         let died = |e: tokio::task::JoinError| ShimError::Spawn {
             step: "execute",
@@ -281,9 +281,10 @@ impl Shim {
 }
 
 /// Takes a shim that has ended off the process table.
+#[expect(deprecated, reason = "an OwnedFd cannot change its descriptor, which is what the successor wants promised")]
 async fn reap(pidfd: OwnedFd) {
     // Without the runtime's I/O driver there are no calls either: the process ends soon.
-    let Ok(pidfd) = AsyncFd::register_with_interest(pidfd, Interest::READABLE) else { return };
+    let Ok(pidfd) = AsyncFd::with_interest(pidfd, Interest::READABLE) else { return };
     if pidfd.readable().await.is_ok() {
         // ECHILD: somebody else reaped it.
         let _ = sys::pidfd::try_wait(pidfd.get_ref());

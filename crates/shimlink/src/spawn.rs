@@ -6,9 +6,11 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use sys::rustix::fs::{Mode, OFlags, open};
 use sys::rustix::process::{Pid, PidfdFlags, pidfd_open};
 use types::PodId;
@@ -20,11 +22,44 @@ const SOCKET: &str = "shim.sock";
 /// The shim's own complaints.
 const LOG: &str = "shim.log";
 
+/// The shim's program, held open on a read-only mount of its own: no container can find a way to
+/// overwrite the file (CVE-2019-5736), and no shim has to execute itself anew for that. One for the
+/// daemon's whole life.
+#[derive(Debug)]
+pub struct Program {
+    path: PathBuf,
+    file: OwnedFd,
+}
+
+impl Program {
+    /// Opens the program at a trusted path.
+    ///
+    /// # Errors
+    /// [`ShimError::Spawn`].
+    pub fn open(path: &Path) -> Result<Self, ShimError> {
+        let file = sys::exec::read_only_file(path).map_err(|e| failed("open", path)(e.into()))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Where it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A command that executes it.
+    fn command(&self) -> Command {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        command.arg0(&self.path);
+        command
+    }
+}
+
 /// A shim to be started.
 #[derive(Debug, Clone)]
 pub struct SpawnRequest {
     /// The shim's program.
-    pub program: PathBuf,
+    pub program: Arc<Program>,
     /// The pod.
     pub pod: PodId,
     /// The shim's own directory, which must exist: gets the socket and the shim's log.
@@ -57,20 +92,21 @@ pub(crate) fn spawn(request: &SpawnRequest) -> Result<(UnixStream, Option<OwnedF
         },
         Err(e) => return Err(failed("listen at", &socket)(e)),
     };
-    let started = start(request, listener);
+    // Connected before there is a shim: one that ends at once is a closed connection, not a lost child.
+    let started = dial(&socket)
+        .map_err(|source| ShimError::Connect { path: socket.clone(), source })
+        .and_then(|stream| Ok((stream, Some(start(request, listener)?))));
     if started.is_err() {
         // Nobody will ever listen there.
         let _ = std::fs::remove_file(&socket);
     }
-    let pidfd = started?;
-    let stream = dial(&socket).map_err(|source| ShimError::Connect { path: socket, source })?;
-    Ok((stream, Some(pidfd)))
+    started
 }
 
 fn start(request: &SpawnRequest, listener: UnixListener) -> Result<OwnedFd, ShimError> {
     let path = request.directory.join(LOG);
     let log = open_log(&path).map_err(failed("open the shim's log", &path))?;
-    let mut command = Command::new(&request.program);
+    let mut command = request.program.command();
     command.arg("serve").arg("--id").arg(request.pod.as_str()).arg("--dir").arg(&request.directory);
     if let Some(cache) = &request.seccomp_cache {
         command.arg("--seccomp-cache").arg(cache);
@@ -80,11 +116,11 @@ fn start(request: &SpawnRequest, listener: UnixListener) -> Result<OwnedFd, Shim
     }
     command.env_clear().env("RUST_BACKTRACE", "1").current_dir("/");
     command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null()).stderr(Stdio::from(log));
-    let child = command.spawn().map_err(failed("execute", &request.program))?;
+    let child = command.spawn().map_err(failed("execute", request.program.path()))?;
     // Nobody else reaps it before this: the number is still its own.
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| failed("execute", &request.program)(io::Error::other("a process without a number")))?;
-    pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|e| failed("watch", &request.program)(e.into()))
+    let pid = pid.ok_or_else(|| failed("execute", request.program.path())(io::Error::other("a process without a number")))?;
+    pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|e| failed("watch", request.program.path())(e.into()))
 }
 
 fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ShimError + use<> {
@@ -158,7 +194,7 @@ mod tests {
 
     fn request(directory: &Path, program: &str) -> SpawnRequest {
         SpawnRequest {
-            program: program.into(),
+            program: Arc::new(Program::open(Path::new(program)).expect("open the program")),
             pod: PodId::from_random([7; 32]),
             directory: directory.to_owned(),
             seccomp_cache: None,
@@ -167,9 +203,11 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_leaves_no_socket() {
+    fn a_program_that_is_none_leaves_no_socket() {
         let directory = Directory::new("missing");
-        let error = spawn(&request(&directory.0, "/nonexistent")).expect_err("no program");
+        assert!(matches!(Program::open(Path::new("/nonexistent")), Err(ShimError::Spawn { step: "open", .. })));
+        // A file that is no program.
+        let error = spawn(&request(&directory.0, "/etc/passwd")).expect_err("no program");
         assert!(matches!(error, ShimError::Spawn { step: "execute", .. }), "{error:?}");
         assert!(!directory.0.join(SOCKET).try_exists().expect("stat"));
     }
@@ -186,7 +224,7 @@ mod tests {
         }
         std::fs::remove_file(directory.0.join(SOCKET)).expect("remove");
         let _living = UnixListener::bind(directory.0.join(SOCKET)).expect("bind");
-        let (_stream, child) = spawn(&request(&directory.0, "/nonexistent")).expect("adopt");
+        let (_stream, child) = spawn(&request(&directory.0, "/etc/passwd")).expect("adopt");
         assert!(child.is_none());
     }
 }
