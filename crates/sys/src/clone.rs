@@ -1,7 +1,7 @@
 //! clone3(2): a child that goes on in Rust, in namespaces and a cgroup of its own.
 
 use rustix::{
-    fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     io::Errno,
     process::Pid,
     thread::UnshareFlags,
@@ -15,8 +15,10 @@ pub struct Clone<'a> {
     pub flags: UnshareFlags,
     /// cgroup v2 directory that the child starts in (CLONE_INTO_CGROUP).
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// The child becomes a sibling of the caller (CLONE_PARENT); it then has the caller's exit signal.
-    pub sibling: bool,
+    /// The child has these descriptors and 0, 1, 2; its copies of all others are closed before it runs, so
+    /// that no pipe of the parent's is held open by a child that waits. What it captured and is not named
+    /// here only gives it EBADF.
+    pub keep: &'a [RawFd],
 }
 
 /// A child that runs.
@@ -74,13 +76,9 @@ pub fn clone(wanted: &Clone<'_>, child: impl FnOnce() -> Infallible) -> Result<C
     let mut args = CloneArgs {
         flags: u64::from(wanted.flags.bits()) | bits(libc::CLONE_PIDFD),
         pidfd: std::ptr::from_mut(&mut pidfd) as u64,
-        // The kernel wants no exit signal with CLONE_PARENT: the sibling takes the caller's.
-        exit_signal: if wanted.sibling { 0 } else { u64::from(libc::SIGCHLD.unsigned_abs()) },
+        exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
         ..CloneArgs::default()
     };
-    if wanted.sibling {
-        args.flags |= bits(libc::CLONE_PARENT);
-    }
     if let Some(dir) = wanted.cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(dir.as_raw_fd().unsigned_abs());
@@ -91,7 +89,7 @@ pub fn clone(wanted: &Clone<'_>, child: impl FnOnce() -> Infallible) -> Result<C
     let returned =
         unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size_of::<CloneArgs>()) };
     if crate::check(returned)? == 0 {
-        run(child);
+        run(wanted.keep, child);
     }
     let pid = i32::try_from(returned).ok().and_then(Pid::from_raw).ok_or(Errno::RANGE)?;
     // SAFETY: clone3 succeeded with CLONE_PIDFD, so the kernel put a new descriptor there that nobody
@@ -99,9 +97,29 @@ pub fn clone(wanted: &Clone<'_>, child: impl FnOnce() -> Infallible) -> Result<C
     Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }
 
-fn run(child: impl FnOnce() -> Infallible) -> ! {
+fn run(keep: &[RawFd], child: impl FnOnce() -> Infallible) -> ! {
     let _guard = NoWayBack;
+    if close_all_but(keep).is_err() {
+        leave(70);
+    }
     match child() {}
+}
+
+/// Closes every descriptor above 2 that is not listed.
+fn close_all_but(keep: &[RawFd]) -> Result<(), Errno> {
+    let mut kept: Vec<u32> =
+        keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd > 2).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for last in kept.iter().map(|fd| fd - 1).chain([u32::MAX]) {
+        if last >= first {
+            // SAFETY: this is the child's own copy of the table, and the parent's owners of these descriptors
+            // are never dropped here: the child does not return to where they are (NoWayBack).
+            crate::check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        }
+        first = last.saturating_add(2);
+    }
+    Ok(())
 }
 
 /// How many threads this process has: each is a directory in /proc/self/task, proc_pid_task(5).
@@ -130,9 +148,8 @@ mod tests {
     #[test]
     fn a_caller_with_several_threads_is_refused() {
         // The test harness itself has a thread of its own for each test.
-        let refused =
-            clone(&Clone { flags: UnshareFlags::empty(), cgroup: None, sibling: false }, || leave(0))
-                .expect_err("threads");
+        let refused = clone(&Clone { flags: UnshareFlags::empty(), cgroup: None, keep: &[] }, || leave(0))
+            .expect_err("threads");
         assert_eq!(refused, Errno::BUSY);
     }
 }

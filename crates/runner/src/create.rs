@@ -1,0 +1,212 @@
+//! create, delete and signals: the parent's side.
+
+use crate::{
+    CreateRequest, Created, Gate, RunnerError, StartError, Stdio, channel,
+    init::{self, Init},
+    plan::{
+        Places, Plan,
+        process::{Filter, seccomp_flags},
+    },
+};
+use cgroup::{Cgroup, CgroupPath, Entry};
+use oci_spec::runtime::Spec;
+use std::path::Path;
+use sys::{
+    clone::{self, Child, Clone},
+    rustix::{
+        self,
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fs::{self, Mode, OFlags},
+        io::Errno,
+        net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+        process::DumpableBehavior,
+        thread::{LinkNameSpaceType, ThreadNameSpaceType},
+    },
+};
+
+/// Makes a container: its cgroup with limits, and its first process, confined and waiting for the start.
+///
+/// The caller must have one thread only; it is not dumpable from then on. It becomes the parent of the first
+/// process and has to reap it. A failure leaves nothing behind.
+///
+/// # Errors
+/// [`RunnerError`]: a field that is refused is found before anything is made.
+pub fn create(request: CreateRequest<'_>) -> Result<Created, RunnerError> {
+    let group = cgroup_path(request.spec)?;
+    let places =
+        Places { bundle: request.bundle, rootfs: &request.rootfs, cgroups: request.cgroups, group: &group };
+    if !request.bundle.is_absolute() {
+        return Err(RunnerError::invalid("bundle", "it is not an absolute path"));
+    }
+    let filter = filter(request.spec, request.seccomp_cache)?;
+    let plan = Plan::new(request.spec, &places, filter)?;
+    let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let cgroup = Cgroup::create(request.cgroups, &group, resources);
+    let made = cgroup
+        .map_err(RunnerError::from)
+        .and_then(|cgroup| launch(plan, request.stdio, request.gate, cgroup));
+    if made.is_err() {
+        // The first error is what the caller is told; `remove` of a group that is not there is none.
+        let _ = Cgroup::at(request.cgroups, &group).remove();
+    }
+    made
+}
+
+fn launch(plan: Plan, stdio: Stdio, gate: Gate, cgroup: Cgroup) -> Result<Created, RunnerError> {
+    let program = plan.process.program.clone();
+    let entry = cgroup.entry()?;
+    let (channel, theirs) = sys::socket::pair().map_err(RunnerError::step("make the channel"))?;
+    let stdio = above_stdio(stdio)?;
+    let listening = matches!(gate, Gate::Listener(_));
+    let flags = plan.namespaces.new;
+    let mut plan = plan;
+    let join_pid = plan.namespaces.join_pid.take();
+    let into = into_cgroup(&entry)?;
+    let init = Init { plan, stdio, entry, gate, channel: theirs };
+    let keep = init.descriptors();
+    let wanted = Clone { flags, cgroup: into.as_ref().map(AsFd::as_fd), keep: &keep };
+    let namespace = join_pid.as_ref().map(|fd| PidNamespace::Itself(fd.as_fd()));
+    let child = in_pid_namespace(namespace, || spawn(&wanted, init, init::first))?;
+    let terminal = channel::await_ready(&channel, &child)?;
+    let Child { pid, pidfd } = child;
+    Ok(Created { pid, pidfd, cgroup, terminal, program, channel: (!listening).then_some(channel) })
+}
+
+/// Clones; the parent's copy of what the child takes over is dropped, so that its end of the channel closes
+/// with the child.
+pub(crate) fn spawn<T>(
+    wanted: &Clone<'_>,
+    state: T,
+    run: fn(T) -> std::convert::Infallible,
+) -> Result<Child, RunnerError> {
+    // Inherited by the child: nothing in the container may look into the copy of this process.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(RunnerError::step("set this process not dumpable"))?;
+    let mut state = Some(state);
+    let child = clone::clone(wanted, || match state.take() {
+        Some(state) => run(state),
+        None => clone::leave(1),
+    });
+    child.map_err(|errno| match errno {
+        Errno::BUSY if clone::threads() != Ok(1) => {
+            RunnerError::invalid("the caller", "it has more than one thread")
+        }
+        errno => RunnerError::step("clone")(errno),
+    })
+}
+
+/// The directory for CLONE_INTO_CGROUP, as a descriptor of its own.
+pub(crate) fn into_cgroup(entry: &Entry) -> Result<Option<OwnedFd>, RunnerError> {
+    match entry {
+        Entry::V1(_) => Ok(None),
+        Entry::V2(dir) => {
+            let copy = rustix::io::fcntl_dupfd_cloexec(dir, 0);
+            copy.map(Some).map_err(RunnerError::step("copy a descriptor"))
+        }
+    }
+}
+
+/// A PID namespace to make a child in.
+pub(crate) enum PidNamespace<'a> {
+    /// By its own descriptor.
+    Itself(BorrowedFd<'a>),
+    /// That of a process, by its pidfd.
+    Of(BorrowedFd<'a>),
+}
+
+/// Runs `make` with its children in a PID namespace: one that is joined holds for children only, so that no
+/// process between is needed.
+pub(crate) fn in_pid_namespace<T>(
+    namespace: Option<PidNamespace<'_>>,
+    make: impl FnOnce() -> Result<T, RunnerError>,
+) -> Result<T, RunnerError> {
+    let Some(namespace) = namespace else { return make() };
+    let own = fs::open(c"/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(RunnerError::step("open the own pid namespace"))?;
+    match namespace {
+        PidNamespace::Itself(fd) => sys::namespace::join(fd, LinkNameSpaceType::ProcessID),
+        PidNamespace::Of(pidfd) => sys::namespace::join_process(pidfd, ThreadNameSpaceType::PROCESS_ID),
+    }
+    .map_err(RunnerError::step("join the pid namespace"))?;
+    let made = make();
+    sys::namespace::join(&own, LinkNameSpaceType::ProcessID)
+        .map_err(RunnerError::step("return to the own pid namespace"))?;
+    made
+}
+
+/// Descriptors above 2, so that none is overwritten by the one before when the child takes them.
+pub(crate) fn above_stdio(stdio: Stdio) -> Result<Stdio, RunnerError> {
+    let above = |fd: OwnedFd| {
+        if fd.as_raw_fd() > 2 {
+            return Ok(fd);
+        }
+        rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(RunnerError::step("copy a descriptor"))
+    };
+    Ok(match stdio {
+        Stdio::Files { stdin, stdout, stderr } => {
+            Stdio::Files { stdin: above(stdin)?, stdout: above(stdout)?, stderr: above(stderr)? }
+        }
+        Stdio::Terminal => Stdio::Terminal,
+    })
+}
+
+fn cgroup_path(spec: &Spec) -> Result<CgroupPath, RunnerError> {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let path = path.and_then(Path::to_str).filter(|path| !path.is_empty());
+    let path =
+        path.ok_or_else(|| RunnerError::invalid("linux.cgroupsPath", "it is missing, or not UTF-8"))?;
+    Ok(CgroupPath::parse(path)?)
+}
+
+fn make_cache(dir: &Path) -> Result<(), RunnerError> {
+    match fs::mkdir(dir, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(RunnerError::step(format!("make {}", dir.display()))(errno)),
+    }
+}
+
+/// The program of `linux.seccomp`, from the cache where there is one.
+pub(crate) fn filter(spec: &Spec, cache: Option<&Path>) -> Result<Option<Filter>, RunnerError> {
+    let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
+        return Ok(None);
+    };
+    if profile.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
+        return Err(RunnerError::unsupported("linux.seccomp.listenerPath", ""));
+    }
+    let flags = seccomp_flags(profile)?;
+    let program = match cache {
+        Some(dir) => {
+            make_cache(dir)?;
+            seccomp::cached(dir, profile)?
+        }
+        None => seccomp::compile(profile)?,
+    };
+    Ok(Some(Filter { program: program.bytes().to_vec(), flags }))
+}
+
+/// Starts a container that waits with [`Gate::Listener`], by the path of its socket (at most 107 bytes).
+///
+/// # Errors
+/// [`StartError`]; `NotWaiting` when nobody listens.
+pub fn start_through(socket: &Path) -> Result<(), StartError> {
+    let step = |step: &str, source| StartError::Step { step: step.to_owned(), source };
+    let address = SocketAddrUnix::new(socket).map_err(|errno| step("name the start socket", errno))?;
+    let channel =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| step("make a socket", errno))?;
+    match rustix::net::connect(&channel, &address) {
+        Ok(()) => channel::start(&channel, ""),
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Err(StartError::NotWaiting),
+        Err(errno) => Err(step("connect to the start socket", errno)),
+    }
+}
+
+/// Ends all that is left in a container's cgroup and removes it. Doing it again changes nothing. The first
+/// process is still to be reaped by its parent.
+///
+/// # Errors
+/// [`RunnerError::Cgroup`].
+pub fn delete(cgroup: &Cgroup) -> Result<(), RunnerError> {
+    cgroup.kill()?;
+    Ok(cgroup.remove()?)
+}

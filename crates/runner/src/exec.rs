@@ -1,0 +1,65 @@
+//! exec: a further process in a running container.
+
+use crate::{
+    ExecError, ExecRequest, Execed, RunnerError, channel,
+    create::{PidNamespace, above_stdio, filter, in_pid_namespace, into_cgroup, spawn},
+    init::{self, Joining},
+    plan::process::ProcessPlan,
+};
+use sys::{
+    clone::{Child, Clone},
+    rustix::{
+        fd::AsFd,
+        io::Errno,
+        thread::{ThreadNameSpaceType, UnshareFlags},
+    },
+};
+
+/// All that a container of ours can have apart from its caller; a namespace that is the caller's own is joined
+/// without effect.
+const NAMESPACES: ThreadNameSpaceType = ThreadNameSpaceType::MOUNT
+    .union(ThreadNameSpaceType::NETWORK)
+    .union(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)
+    .union(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME)
+    .union(ThreadNameSpaceType::CONTROL_GROUP);
+
+/// Starts a process in a container's namespaces and in the given cgroup, confined as its `process` says.
+///
+/// The caller must have one thread only; it is not dumpable from then on. It becomes the parent of the process.
+///
+/// # Errors
+/// [`ExecError`]; the process was then reaped. [`RunnerError::Gone`] when the container has ended.
+pub fn exec(request: ExecRequest<'_>) -> Result<Execed, ExecError> {
+    let seccomp = filter(request.spec, request.seccomp_cache)?;
+    let process = ProcessPlan::new(request.process, seccomp)?;
+    let program = process.program.clone();
+    let entry = request.cgroup.entry().map_err(RunnerError::from)?;
+    let stdio = above_stdio(request.stdio)?;
+    let (channel, theirs) = sys::socket::pair().map_err(RunnerError::step("make the channel"))?;
+    let into = into_cgroup(&entry)?;
+    let joining =
+        Joining { process, container: request.container, join: NAMESPACES, stdio, entry, channel: theirs };
+    let keep = joining.descriptors();
+    let wanted = Clone { flags: UnshareFlags::empty(), cgroup: into.as_ref().map(AsFd::as_fd), keep: &keep };
+    let child = in_pid_namespace(Some(PidNamespace::Of(request.container)), || {
+        spawn(&wanted, joining, init::further)
+    });
+    let child = child.map_err(gone)?;
+    let terminal = channel::await_ready(&channel, &child).map_err(gone)?;
+    if let Err(error) = channel::start(&channel, &program) {
+        channel::end(&child);
+        return Err(error.into());
+    }
+    let Child { pid, pidfd } = child;
+    Ok(Execed { pid, pidfd, terminal })
+}
+
+/// A container without living processes takes no new one: ESRCH from setns, ENOMEM from a clone into a PID
+/// namespace whose first process has ended (clone(2)).
+fn gone(error: RunnerError) -> RunnerError {
+    match error {
+        RunnerError::Step { source: Errno::SRCH, .. } => RunnerError::Gone,
+        RunnerError::Step { source: Errno::NOMEM, step } if step == "clone" => RunnerError::Gone,
+        other => other,
+    }
+}

@@ -1,0 +1,243 @@
+//! The child: from the clone to the exec of the workload.
+//!
+//! ```text
+//! clone ─> own cgroup ─> namespaces ─> sources opened ─> root, mounts, devices by descriptor ─> pivot_root
+//!       ─> hidden and read-only paths ─> limits, user ─> READY ... START ─> program found ─> capabilities,
+//!       no_new_privs, seccomp ─> exec
+//! ```
+//! It runs on a copy of a single-threaded parent, so that it may allocate; it is not dumpable until the exec,
+//! so that nothing in the container can look into that copy. Whatever fails is sent to the parent by name.
+
+mod confine;
+mod console;
+mod devices;
+mod hide;
+mod mounts;
+mod root;
+
+use crate::{
+    Gate, Stdio,
+    failure::{Failure, MOST_BYTES, Message, Step},
+    plan::{
+        Plan,
+        namespaces::{Join, Namespaces},
+        process::ProcessPlan,
+    },
+};
+use cgroup::Entry;
+use std::convert::Infallible;
+use sys::{
+    namespace,
+    rustix::{
+        self,
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        fs::{self, Mode, OFlags, RawMode},
+        io::Errno,
+        thread::{ThreadNameSpaceType, UnshareFlags},
+    },
+    socket,
+};
+
+/// Ends the child; its parent was told why.
+const FAILED: i32 = 1;
+
+/// What the child of a create takes over.
+pub(crate) struct Init {
+    pub(crate) plan: Plan,
+    pub(crate) stdio: Stdio,
+    pub(crate) entry: Entry,
+    pub(crate) gate: Gate,
+    pub(crate) channel: OwnedFd,
+}
+
+impl Init {
+    /// All that the child needs.
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        let mut all = of_process(&self.stdio, &self.entry, &self.channel);
+        all.extend(self.plan.namespaces.join.iter().map(|join| join.fd.as_raw_fd()));
+        if let Gate::Listener(listener) = &self.gate {
+            all.push(listener.as_raw_fd());
+        }
+        all
+    }
+}
+
+fn of_process(stdio: &Stdio, entry: &Entry, channel: &OwnedFd) -> Vec<RawFd> {
+    let mut all = vec![channel.as_raw_fd()];
+    if let Stdio::Files { stdin, stdout, stderr } = stdio {
+        all.extend([stdin, stdout, stderr].map(AsRawFd::as_raw_fd));
+    }
+    if let Entry::V1(files) = entry {
+        all.extend(files.iter().map(AsRawFd::as_raw_fd));
+    }
+    all
+}
+
+/// The first process of a container.
+pub(crate) fn first(init: Init) -> Infallible {
+    let Init { plan, stdio, entry, gate, channel } = init;
+    let ready = set_up(&plan, stdio, entry);
+    announce(&channel, ready);
+    let channel = match gate {
+        Gate::Creator => channel,
+        Gate::Listener(listener) => {
+            drop(channel);
+            match rustix::net::accept_with(&listener, rustix::net::SocketFlags::CLOEXEC) {
+                Ok(connected) => connected,
+                Err(_) => sys::clone::leave(FAILED),
+            }
+        }
+    };
+    await_start(&channel);
+    confine::execute(&plan.process, &channel)
+}
+
+/// What the child of an exec takes over.
+pub(crate) struct Joining<'a> {
+    pub(crate) process: ProcessPlan,
+    pub(crate) container: BorrowedFd<'a>,
+    pub(crate) join: ThreadNameSpaceType,
+    pub(crate) stdio: Stdio,
+    pub(crate) entry: Entry,
+    pub(crate) channel: OwnedFd,
+}
+
+impl Joining<'_> {
+    /// All that the child needs.
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        let mut all = of_process(&self.stdio, &self.entry, &self.channel);
+        all.push(self.container.as_raw_fd());
+        all
+    }
+}
+
+/// A further process of a container.
+pub(crate) fn further(joining: Joining<'_>) -> Infallible {
+    let Joining { process, container, join, stdio, entry, channel } = joining;
+    let ready = (|| {
+        enter_cgroup(entry)?;
+        confine::set_oom_score_adj(&process)?;
+        namespace::join_process(container, join).step("join the container's namespaces")?;
+        rustix::process::setsid().step("setsid")?;
+        let root = root_of_container()?;
+        let terminal = match stdio {
+            Stdio::Terminal => Some(console::open(&root, &process)?),
+            Stdio::Files { stdin, stdout, stderr } => {
+                console::take_files([&stdin, &stdout, &stderr], &process)?;
+                None
+            }
+        };
+        confine::become_user(&process, &root)?;
+        Ok(terminal)
+    })();
+    announce(&channel, ready);
+    await_start(&channel);
+    confine::execute(&process, &channel)
+}
+
+fn root_of_container() -> Result<sys::root::RootFd, Failure> {
+    sys::root::RootFd::open("/").step("open the container's root")
+}
+
+fn set_up(plan: &Plan, stdio: Stdio, entry: Entry) -> Result<Option<OwnedFd>, Failure> {
+    rustix::process::umask(Mode::empty());
+    enter_cgroup(entry)?;
+    // While /proc is still the host's.
+    confine::set_oom_score_adj(&plan.process)?;
+    enter_namespaces(&plan.namespaces)?;
+    rustix::process::setsid().step("setsid")?;
+    set_names(plan)?;
+    let sources = mounts::open_sources(&plan.mounts)?;
+    let root = root::mount(&plan.root)?;
+    mounts::mount_all(&root, &plan.mounts, sources)?;
+    devices::make_all(&root, &plan.devices)?;
+    let terminal = match &stdio {
+        Stdio::Terminal => {
+            let terminal = console::open(&root, &plan.process)?;
+            console::mount_console(&root)?;
+            Some(terminal)
+        }
+        Stdio::Files { stdin, stdout, stderr } => {
+            console::take_files([stdin, stdout, stderr], &plan.process)?;
+            None
+        }
+    };
+    write_sysctls(plan)?;
+    confine::make_cwd(&plan.process, &root)?;
+    root::pivot(&root)?;
+    hide::read_only(&root, &plan.readonly)?;
+    hide::mask(&root, &plan.masked)?;
+    root::finish(&root, &plan.root)?;
+    confine::become_user(&plan.process, &root)?;
+    Ok(terminal)
+}
+
+fn enter_cgroup(entry: Entry) -> Result<(), Failure> {
+    let Entry::V1(files) = entry else { return Ok(()) };
+    for file in files {
+        rustix::io::write(&file, b"0").step("enter the cgroup")?;
+    }
+    Ok(())
+}
+
+fn enter_namespaces(namespaces: &Namespaces) -> Result<(), Failure> {
+    for Join { kind, name, fd } in &namespaces.join {
+        namespace::join(fd, *kind).step_with(|| format!("join the {name} namespace"))?;
+    }
+    if namespaces.new_cgroup {
+        // Only now: the root of a cgroup namespace is the group in which it was made.
+        namespace::unshare(UnshareFlags::NEWCGROUP).step("make the cgroup namespace")?;
+    }
+    Ok(())
+}
+
+fn set_names(plan: &Plan) -> Result<(), Failure> {
+    if let Some(name) = &plan.hostname {
+        rustix::system::sethostname(name.as_bytes()).step("set hostname")?;
+    }
+    if let Some(name) = &plan.domainname {
+        rustix::system::setdomainname(name.as_bytes()).step("set domainname")?;
+    }
+    Ok(())
+}
+
+/// Through a procfs of this child's own that is mounted nowhere: what a volume put over /proc/sys does not
+/// matter (CVE-2019-16884).
+fn write_sysctls(plan: &Plan) -> Result<(), Failure> {
+    if plan.sysctls.is_empty() {
+        return Ok(());
+    }
+    let proc = mounts::detached(c"proc", c"proc", &[], 0).step("make a procfs for the sysctls")?;
+    for (path, value) in &plan.sysctls {
+        let write = || -> Result<(), Errno> {
+            let how = fs::ResolveFlags::BENEATH | fs::ResolveFlags::NO_SYMLINKS | fs::ResolveFlags::NO_XDEV;
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = fs::openat2(&proc, path, flags, Mode::from_raw_mode(0 as RawMode), how)?;
+            rustix::io::write(&file, value).map(drop)
+        };
+        write().step_with(|| format!("write sysctl {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Says how the set-up went. After a failure, or without a parent, the child ends.
+fn announce(channel: &OwnedFd, ready: Result<Option<OwnedFd>, Failure>) {
+    let (message, terminal, fine) = match ready {
+        Ok(terminal) => (Message::Ready, terminal, true),
+        Err(failure) => (Message::Failed(failure), None, false),
+    };
+    let fds: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+    let sent = socket::send(channel, &message.to_bytes(), &fds);
+    if !fine || sent.is_err() {
+        sys::clone::leave(FAILED);
+    }
+}
+
+/// Waits for the word to start; a parent that is gone never says it.
+fn await_start(channel: &OwnedFd) {
+    let mut bytes = [0; MOST_BYTES];
+    let said = socket::receive(channel, &mut bytes).ok().and_then(|(got, _)| Message::parse(&bytes[..got]));
+    if said != Some(Message::Start) {
+        sys::clone::leave(FAILED);
+    }
+}

@@ -1,0 +1,151 @@
+//! What takes rights away from the process, and the exec.
+
+use crate::{
+    failure::{Failure, Message, Step},
+    plan::process::ProcessPlan,
+};
+use std::{convert::Infallible, ffi::CStr};
+use sys::{
+    caps, exec, keyring, rlimit,
+    root::RootFd,
+    rustix::{
+        self,
+        fd::OwnedFd,
+        fs::{self, AtFlags, CWD, FileType, Mode, OFlags},
+        io::Errno,
+        thread::{
+            set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+            set_thread_res_uid,
+        },
+    },
+    seccomp, signal, socket,
+};
+
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// Through the host's /proc. Below the own value only CAP_SYS_RESOURCE leads: without it the value stays.
+pub(super) fn set_oom_score_adj(process: &ProcessPlan) -> Result<(), Failure> {
+    let Some(value) = process.oom_score_adj else { return Ok(()) };
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let write = || {
+        rustix::io::write(
+            &fs::open(c"/proc/self/oom_score_adj", flags, Mode::empty())?,
+            value.to_string().as_bytes(),
+        )
+    };
+    match write() {
+        Ok(_) | Err(Errno::ACCESS | Errno::PERM) => Ok(()),
+        Err(error) => Err(error).step("set process.oomScoreAdj"),
+    }
+}
+
+/// Makes `process.cwd` beneath the root where it is missing, as long as the root can be written.
+pub(super) fn make_cwd(process: &ProcessPlan, root: &RootFd) -> Result<(), Failure> {
+    let made = root.make_dir(relative(process), Mode::from_raw_mode(0o755));
+    made.map(drop).step_with(|| format!("make process.cwd {}", process.cwd.display()))
+}
+
+fn relative(process: &ProcessPlan) -> &std::path::Path {
+    process.cwd.strip_prefix("/").unwrap_or(&process.cwd)
+}
+
+/// Limits, directory, keyring, groups and user; what only gets tighter later.
+pub(super) fn become_user(process: &ProcessPlan, root: &RootFd) -> Result<(), Failure> {
+    for (resource, soft, hard) in &process.rlimits {
+        rlimit::set_clamped(*resource, *soft, *hard).step_with(|| format!("set the limit {resource:?}"))?;
+    }
+    match keyring::join_new_session() {
+        Ok(()) | Err(Errno::NOSYS) => {}
+        Err(error) => return Err(error).step("join a new session keyring"),
+    }
+    caps::limit_bounding(process.caps.bounding).step("limit the bounding set")?;
+    set_keep_capabilities(true).step("keep the capabilities")?;
+    let entered = enter_cwd(process, root);
+    set_thread_groups(&process.groups).step("set the groups")?;
+    set_thread_res_gid(process.gid, process.gid, process.gid).step("set the group")?;
+    set_thread_res_uid(process.uid, process.uid, process.uid).step("set the user")?;
+    // A directory that root may not enter (NFS), but the user may.
+    entered
+        .or_else(|_| enter_cwd(process, root))
+        .step_with(|| format!("enter process.cwd {}", process.cwd.display()))?;
+    rustix::process::umask(process.umask);
+    Ok(())
+}
+
+/// By descriptor beneath the root and through no magic link, then proven to be inside (CVE-2024-21626).
+fn enter_cwd(process: &ProcessPlan, root: &RootFd) -> Result<(), Errno> {
+    rustix::process::fchdir(root.resolve(relative(process), OFlags::PATH | OFlags::DIRECTORY)?)?;
+    let shown = rustix::process::getcwd(Vec::new())?;
+    if shown.as_bytes().starts_with(b"/") { Ok(()) } else { Err(Errno::NOENT) }
+}
+
+/// Finds the program, takes the last rights away and executes it. It does not come back: what went wrong is
+/// said to the other end of the channel.
+pub(super) fn execute(process: &ProcessPlan, channel: &OwnedFd) -> Infallible {
+    let message = match last_steps(process) {
+        Ok(errno) => Message::NotExecuted(Failure { step: process.program.clone(), errno }),
+        Err(failure) => Message::Failed(failure),
+    };
+    // With a profile that forbids sendmsg, or without a reader, the exit code alone tells.
+    let _ = socket::send(channel, &message.to_bytes(), &[]);
+    sys::clone::leave(127)
+}
+
+fn last_steps(process: &ProcessPlan) -> Result<Errno, Failure> {
+    signal::reset_all().step("reset the signals")?;
+    exec::close_on_exec_from(3).step("mark the descriptors")?;
+    // Before the filter: it may forbid to look.
+    let path = match find(process) {
+        Ok(path) => path,
+        Err(errno) => return Ok(errno),
+    };
+    drop_rights(process)?;
+    Ok(exec::execve(path, &process.argv, &process.env))
+}
+
+fn drop_rights(process: &ProcessPlan) -> Result<(), Failure> {
+    let sets = &process.caps;
+    let filter = |step| match &process.seccomp {
+        Some(filter) => seccomp::load(&filter.program, filter.flags).step(step),
+        None => Ok(()),
+    };
+    let last = || -> Result<(), Errno> {
+        caps::set(sets.effective, sets.permitted, sets.inheritable)?;
+        if sets.ambient == 0 { Ok(()) } else { caps::set_ambient(sets.ambient) }
+    };
+    if process.no_new_privs {
+        last().step("set the capabilities")?;
+        set_no_new_privs(true).step("set no_new_privs")?;
+        return filter("load the seccomp program");
+    }
+    if process.seccomp.is_some() {
+        // Without no_new_privs the kernel wants this one for the load. It goes with the next call, which
+        // each profile must allow, as with other runtimes.
+        let more = CAP_SYS_ADMIN;
+        caps::set(sets.effective | more, sets.permitted | more, sets.inheritable)
+            .step("keep CAP_SYS_ADMIN for seccomp")?;
+        filter("load the seccomp program")?;
+    }
+    last().step("set the capabilities")
+}
+
+/// The first candidate that this user may execute; else the most telling reason why there is none.
+fn find(process: &ProcessPlan) -> Result<&CStr, Errno> {
+    let mut reason = Errno::NOENT;
+    for path in &process.candidates {
+        match executable(path) {
+            Ok(()) => return Ok(path),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(errno) => reason = errno,
+        }
+    }
+    Err(reason)
+}
+
+fn executable(path: &CStr) -> Result<(), Errno> {
+    let stat = fs::statat(CWD, path, AtFlags::empty())?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return Err(Errno::ISDIR);
+    }
+    fs::accessat(CWD, path, fs::Access::EXEC_OK, AtFlags::EACCESS)
+}

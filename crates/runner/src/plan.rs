@@ -1,0 +1,113 @@
+//! What the child will do, made by the parent from the OCI runtime specification.
+//!
+//! The child parses nothing and looks nothing up: its strings are ready for the kernel, its descriptors
+//! open, and all that could be refused was refused before it, its cgroup and its mounts existed.
+
+pub(crate) mod devices;
+pub(crate) mod mounts;
+pub(crate) mod namespaces;
+pub(crate) mod options;
+pub(crate) mod process;
+pub(crate) mod refusal;
+pub(crate) mod rootfs;
+pub(crate) mod sysctl;
+
+use crate::{RootMount, RunnerError};
+use cgroup::CgroupPath;
+use devices::Node;
+use mounts::{MountKind, MountPlan};
+use namespaces::Namespaces;
+use oci_spec::runtime::Spec;
+use process::{Filter, ProcessPlan, absolute};
+use rootfs::RootPlan;
+use std::path::{Path, PathBuf};
+use sys::rustix::thread::UnshareFlags;
+
+/// A container, ready for the child.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) process: ProcessPlan,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) hostname: Option<String>,
+    pub(crate) domainname: Option<String>,
+    pub(crate) root: RootPlan,
+    pub(crate) mounts: Vec<MountPlan>,
+    /// Empty when /dev is the host's own.
+    pub(crate) devices: Vec<Node>,
+    pub(crate) masked: Vec<PathBuf>,
+    pub(crate) readonly: Vec<PathBuf>,
+    pub(crate) sysctls: Vec<(PathBuf, Vec<u8>)>,
+}
+
+/// Where a container's things are.
+pub(crate) struct Places<'a> {
+    pub(crate) bundle: &'a Path,
+    pub(crate) rootfs: &'a [RootMount],
+    pub(crate) cgroups: &'a cgroup::Mounts,
+    pub(crate) group: &'a CgroupPath,
+}
+
+impl Plan {
+    pub(crate) fn new(
+        spec: &Spec,
+        places: &Places<'_>,
+        seccomp: Option<Filter>,
+    ) -> Result<Self, RunnerError> {
+        refusal::check(spec)?;
+        let process =
+            spec.process().as_ref().ok_or_else(|| RunnerError::invalid("process", "it is missing"))?;
+        let linux = spec.linux().as_ref().ok_or_else(|| RunnerError::invalid("linux", "it is missing"))?;
+        let namespaces = Namespaces::new(linux.namespaces().as_deref().unwrap_or_default())?;
+        let root = spec.root().as_ref();
+        let mounts = mounts::parse(
+            spec.mounts().as_deref().unwrap_or_default(),
+            places.bundle,
+            places.cgroups,
+            places.group,
+        )?;
+        let host_dev = mounts
+            .iter()
+            .any(|mount| mount.target == Path::new("/dev") && matches!(mount.kind, MountKind::Bind { .. }));
+        let wanted_devices = linux.devices().as_deref().unwrap_or_default();
+        let devices = devices::parse(wanted_devices)?;
+        let uts = |name: &'static str, value: &Option<String>| uts_name(name, value.as_deref(), &namespaces);
+        Ok(Plan {
+            hostname: uts("hostname", spec.hostname())?,
+            domainname: uts("domainname", spec.domainname())?,
+            process: ProcessPlan::new(process, seccomp)?,
+            root: RootPlan::new(
+                places.rootfs,
+                places.bundle,
+                root.map(|root| root.path().as_path()),
+                root.and_then(|root| root.readonly()).unwrap_or(false),
+                linux.rootfs_propagation().as_deref(),
+            )?,
+            sysctls: sysctl::parse(&linux.sysctl().clone().unwrap_or_default(), &namespaces)?,
+            masked: paths("linux.maskedPaths", linux.masked_paths().as_deref())?,
+            readonly: paths("linux.readonlyPaths", linux.readonly_paths().as_deref())?,
+            devices: if host_dev { Vec::new() } else { devices },
+            mounts,
+            namespaces,
+        })
+    }
+}
+
+fn uts_name(
+    field: &'static str,
+    value: Option<&str>,
+    namespaces: &Namespaces,
+) -> Result<Option<String>, RunnerError> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
+    if value.len() > 64 || value.contains('\0') {
+        return Err(RunnerError::invalid(field, "it is longer than 64 bytes or holds a NUL"));
+    }
+    if namespaces.is_own(UnshareFlags::NEWUTS, "uts")? {
+        return Ok(Some(value.to_owned()));
+    }
+    Err(RunnerError::invalid(field, "the container has no uts namespace of its own"))
+}
+
+fn paths(field: &str, texts: Option<&[String]>) -> Result<Vec<PathBuf>, RunnerError> {
+    let one = |(at, text): (usize, &String)| absolute(&format!("{field}[{at}]"), Path::new(text));
+    texts.unwrap_or_default().iter().enumerate().map(one).collect()
+}

@@ -1,0 +1,84 @@
+//! Fields of the specification that this runtime does not do: refused by name, unless their value asks
+//! for nothing.
+
+use crate::RunnerError;
+use oci_spec::runtime::{Hooks, Linux, LinuxPersonalityDomain, Spec};
+
+/// The first field that asks for what is not done.
+pub(crate) fn check(spec: &Spec) -> Result<(), RunnerError> {
+    let mut fields = vec![
+        ("solaris", spec.solaris().is_some()),
+        ("windows", spec.windows().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("zos", spec.zos().is_some()),
+    ];
+    if let Some(hooks) = spec.hooks() {
+        fields.extend(hook_fields(hooks));
+    }
+    if let Some(linux) = spec.linux() {
+        fields.extend(linux_fields(linux));
+    }
+    match fields.iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(RunnerError::unsupported(*field, "")),
+        None => Ok(()),
+    }
+}
+
+fn hook_fields(hooks: &Hooks) -> [(&'static str, bool); 6] {
+    let asked =
+        |list: &Option<Vec<oci_spec::runtime::Hook>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let prestart = asked(hooks.prestart());
+    [
+        ("hooks.prestart", prestart),
+        ("hooks.createRuntime", asked(hooks.create_runtime())),
+        ("hooks.createContainer", asked(hooks.create_container())),
+        ("hooks.startContainer", asked(hooks.start_container())),
+        ("hooks.poststart", asked(hooks.poststart())),
+        ("hooks.poststop", asked(hooks.poststop())),
+    ]
+}
+
+fn linux_fields(linux: &Linux) -> [(&'static str, bool); 8] {
+    let personality = linux.personality().as_ref().is_some_and(|wanted| {
+        wanted.domain() != LinuxPersonalityDomain::PerLinux
+            || wanted.flags().as_ref().is_some_and(|f| !f.is_empty())
+    });
+    [
+        ("linux.uidMappings", linux.uid_mappings().as_ref().is_some_and(|list| !list.is_empty())),
+        ("linux.gidMappings", linux.gid_mappings().as_ref().is_some_and(|list| !list.is_empty())),
+        ("linux.mountLabel", linux.mount_label().as_ref().is_some_and(|label| !label.is_empty())),
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|list| !list.is_empty())),
+        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|list| !list.is_empty())),
+        ("linux.personality", personality),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_done_is_refused_by_name_and_empty_values_pass() {
+        let check_json = |linux: &str, hooks: &str| {
+            let text = format!(r#"{{"ociVersion":"1.2.0","linux":{linux},"hooks":{hooks}}}"#);
+            check(&serde_json::from_str(&text).expect("spec")).map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            check_json(r#"{"uidMappings":[],"mountLabel":"","personality":{"domain":"LINUX"}}"#, "{}"),
+            Ok(())
+        );
+        for (linux, field) in [
+            (r#"{"uidMappings":[{"containerID":0,"hostID":1,"size":1}]}"#, "linux.uidMappings"),
+            (r#"{"mountLabel":"x"}"#, "linux.mountLabel"),
+            (r#"{"intelRdt":{}}"#, "linux.intelRdt"),
+            (r#"{"timeOffsets":{"monotonic":{"secs":1}}}"#, "linux.timeOffsets"),
+            (r#"{"personality":{"domain":"LINUX32"}}"#, "linux.personality"),
+        ] {
+            assert_eq!(check_json(linux, "{}"), Err(format!("{field} is not supported")));
+        }
+        let hook = r#"{"poststop":[{"path":"/bin/true"}]}"#;
+        assert_eq!(check_json("{}", hook), Err("hooks.poststop is not supported".to_owned()));
+    }
+}
