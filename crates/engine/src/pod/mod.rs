@@ -1,3 +1,10 @@
 //! A pod: its plan, its phases, the way up and down, and the task that owns it.
 
+mod birth;
+mod phase;
 pub mod plan;
+pub(crate) mod run;
+pub(crate) mod task;
+
+pub(crate) use birth::{found, new};
+pub use phase::{Denied, Effect, Event, Left, Phase, PodUp};
