@@ -84,7 +84,7 @@ impl Connection {
             at += dropped;
             self.skip -= dropped;
             match wire::parse(&self.input[at..]) {
-                Frame::Incomplete(_) => break,
+                Frame::Incomplete => break,
                 Frame::Request { stream, used, request } => {
                     at += used;
                     calls.push(Call { reply_to: ReplyTo { connection: self.id, stream }, request });

@@ -1,38 +1,19 @@
-//! The exit record of a container, on disk before anybody is told: a new file beside it, synced, and
-//! renamed into place, then the directory synced. Whoever reads it sees a whole record or none.
+//! The exit record of a container, on disk before anybody is told: whoever reads the file sees a
+//! whole record or none.
 
 use prost::Message as _;
 use std::io;
 use std::path::Path;
-use sys::rustix::fs::{AtFlags, Mode, OFlags, fsync, open, openat, renameat, unlinkat};
+use sys::rustix::fs::Mode;
 use types::shim::{EXIT_FILE, ExitRecord};
 
-/// Name of the file that is renamed.
-const FRESH: &str = "exit.new";
-
-/// Writes `record` into the directory `bundle`.
+/// Writes `record` into the directory `bundle`: a new file, synced, renamed into place, the directory
+/// synced.
 ///
 /// # Errors
-/// What the file system says; the record may then be missing, but is never torn.
+/// What the file system says; an older record then stands.
 pub(crate) fn write(bundle: &Path, record: &ExitRecord) -> io::Result<()> {
-    let directory = open(bundle, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let result = openat(&directory, FRESH, flags, Mode::from_raw_mode(0o600)).and_then(|file| {
-        let bytes = record.encode_to_vec();
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let count = sys::rustix::io::write(&file, rest)?;
-            rest = &rest[count..];
-        }
-        fsync(&file)?;
-        renameat(&directory, FRESH, &directory, EXIT_FILE)?;
-        fsync(&directory)
-    });
-    if result.is_err() {
-        // What is left is of no use; that it may stay is no second failure.
-        let _ = unlinkat(&directory, FRESH, AtFlags::empty());
-    }
-    Ok(result?)
+    sys::file::replace_path(&bundle.join(EXIT_FILE), &record.encode_to_vec(), Mode::from_raw_mode(0o600))
 }
 
 #[cfg(test)]

@@ -42,7 +42,8 @@ impl Stamp {
             let start = out.len();
             out.resize(start + width, b'0');
             for digit in out[start..].iter_mut().rev() {
-                *digit = b'0' + (value % 10) as u8;
+                let [last, ..] = (value % 10).to_le_bytes();
+                *digit = b'0' + last;
                 value /= 10;
             }
             out.push(end);

@@ -90,6 +90,13 @@ impl LogFile {
         self.waiting.is_none()
     }
 
+    /// A log whose disk is full until it is reopened.
+    #[cfg(test)]
+    pub(crate) fn onto_full_disk(directory: &Path, path: &Path) -> Self {
+        let file = open("/dev/full", OFlags::WRONLY, Mode::empty()).expect("/dev/full");
+        Self { directory: directory.to_owned(), path: path.to_owned(), file, waiting: None }
+    }
+
     /// Whether records wait.
     pub(crate) fn is_stuck(&self) -> bool {
         self.waiting.is_some()

@@ -1,14 +1,136 @@
 //! containerd-shim-peapod-v1: one process per pod, the parent of its containers.
-#![forbid(unsafe_code)]
-#![allow(dead_code)]
+//!
+//! One thread, one loop over descriptors ([`serve`]), no memory that is not needed while the pod is
+//! idle. It serves containerd's Task and Sandbox API and a service of our own over ttrpc on a socket
+//! that it gets as its standard input, listening: whoever starts it connects at once.
 
+#![forbid(unsafe_code)]
+
+mod capture;
 mod connection;
+mod container;
+mod exec;
 mod exitfile;
 mod framing;
+mod launch;
 mod logfile;
+mod output;
+mod pause;
+mod pod;
 mod poll;
+mod reaper;
+mod sandbox;
+mod serve;
+mod task;
 #[cfg(test)]
 mod testing;
 mod wire;
 
-fn main() {}
+use serve::Options;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+/// Exit code of a command line that is not understood.
+const USAGE: u8 = 2;
+
+/// Name of the OCI runtime's command line, as a command and as the program's own name.
+const RUNC: &str = "runc";
+
+const HELP: &str = "\
+containerd-shim-peapod-v1: the parent of one pod's containers
+
+  serve --id POD --dir DIRECTORY [--seccomp-cache DIRECTORY] [--pause]
+        serve ttrpc on the listening socket that is the standard input;
+        --pause holds one PID namespace for all containers
+  runc ...
+        an OCI runtime's command line: create, start, state, kill, delete, exec, features
+  --version, -v
+  --help, -h
+
+The daemon starts it; `start` and `delete` of containerd's shim protocol are not there yet.
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    if std::path::Path::new(&name).file_name() == Some(RUNC.as_ref()) {
+        return runner::front::main(std::iter::once(name).chain(arguments).collect());
+    }
+    let command = arguments.next().unwrap_or_default();
+    match command.to_str() {
+        Some("serve") => match options(arguments) {
+            Ok(options) => serve(options),
+            Err(complaint) => say(&format!("{complaint}\n"), ExitCode::from(USAGE)),
+        },
+        // From here on it goes by that name, also when it executes itself anew.
+        Some(RUNC) => runner::front::main(std::iter::once(command).chain(arguments).collect()),
+        Some("--version" | "-v") => tell(&format!("containerd-shim-peapod-v1 {}\n", env!("CARGO_PKG_VERSION"))),
+        Some("--help" | "-h") => tell(HELP),
+        Some(_) | None => {
+            say(&format!("unknown command {}; see --help\n", command.display()), ExitCode::from(USAGE))
+        }
+    }
+}
+
+fn serve(options: Options) -> ExitCode {
+    // A container must not find a way to overwrite this file. The daemon starts it sealed already.
+    if let Err(e) = runner::seal::seal(std::env::args_os()) {
+        return say(&format!("seal the program: {}\n", std::io::Error::from(e)), ExitCode::FAILURE);
+    }
+    match serve::serve(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => say(&format!("serve: {e}\n"), ExitCode::FAILURE),
+    }
+}
+
+/// To standard output; whether anybody reads it is not our business.
+fn tell(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+/// To standard error, with the exit code to end with.
+fn say(text: &str, code: ExitCode) -> ExitCode {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    code
+}
+
+/// Reads the command line of `serve`.
+fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
+    let (mut id, mut directory, mut seccomp_cache, mut pause) = (None, None, None, false);
+    while let Some(name) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{}: a value is missing", name.display()));
+        match name.to_str() {
+            Some("--id") => id = Some(value()?.into_string().map_err(|_| "--id: want UTF-8".to_owned())?),
+            Some("--dir") => directory = Some(value()?.into()),
+            Some("--seccomp-cache") => seccomp_cache = Some(value()?.into()),
+            Some("--pause") => pause = true,
+            Some(_) | None => return Err(format!("unknown option {}; see --help", name.display())),
+        }
+    }
+    Ok(Options {
+        id: id.ok_or("--id is missing")?,
+        directory: directory.ok_or("--dir is missing")?,
+        seccomp_cache,
+        pause,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Options, String> {
+        options(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn serve_wants_an_id_and_a_directory_and_knows_its_options() {
+        let fine = parse(&["--id", "a", "--dir", "/d", "--pause"]).expect("fine");
+        assert_eq!(fine, Options { id: "a".to_owned(), directory: "/d".into(), seccomp_cache: None, pause: true });
+        for bad in [&["--id", "a"][..], &["--dir", "/d"], &["--id"], &["--id", "a", "--dir", "/d", "--x"]] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

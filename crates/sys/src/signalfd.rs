@@ -1,6 +1,7 @@
 //! Signals as readable events of a single-threaded program (signalfd(2)).
 
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd};
+use rustix::process::Signal;
 use std::io;
 
 /// A descriptor that becomes readable when one of its signals is pending. The signals are blocked
@@ -53,6 +54,17 @@ impl AsFd for SignalFd {
     }
 }
 
+/// The signal with this number, also a real-time one (signal(7)); none for numbers that are no signal
+/// and for the two that the C library keeps for itself.
+#[must_use]
+pub fn by_number(number: i32) -> Option<Signal> {
+    match number {
+        // SAFETY: these are valid signal numbers, not zero, and not those of the C library (32, 33).
+        1..=31 | 34..=64 => Some(unsafe { Signal::from_raw_unchecked(number) }),
+        _ => None,
+    }
+}
+
 /// Unblocks `signals` for the calling thread: what a child does with the mask that it inherited.
 ///
 /// # Errors
@@ -91,6 +103,15 @@ mod tests {
         assert_eq!(unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGURG) }, 0);
         assert_eq!(events.take().expect("read"), Some(libc::SIGURG));
         assert_eq!(events.take().expect("read"), None);
+    }
+
+    #[test]
+    fn a_real_time_signal_has_a_number_and_zero_has_none() {
+        assert_eq!(by_number(37).map(Signal::as_raw), Some(37));
+        assert_eq!(by_number(9), Some(Signal::KILL));
+        for none in [-1, 0, 32, 33, 65] {
+            assert_eq!(by_number(none), None);
+        }
     }
 
     #[test]

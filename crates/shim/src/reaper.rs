@@ -1,0 +1,173 @@
+//! Ends of processes: SIGCHLD, then every child that can be reaped. The shim is a subreaper, so that
+//! what a container or a command leaves behind outside a PID namespace comes here and not to a
+//! stranger.
+
+use crate::container::{DRAIN, Ending, RETRY, State};
+use crate::exitfile;
+use crate::framing::now_nanos;
+use crate::serve::Shim;
+use crate::wire::{Payload, chain};
+use std::time::Instant;
+use sys::rustix::io::Errno;
+use sys::rustix::process::{Pid, WaitOptions, WaitStatus, wait};
+use types::shim::{ExitRecord, WatchResponse};
+
+/// Exit code of a container whose program could not be executed, as in containerd.
+const START_FAILED: u32 = 128;
+/// 128 + SIGKILL.
+const KILLED: u32 = 137;
+
+/// Exit status as a shell gives it: the code, or 128 + signal.
+fn code_of(status: WaitStatus) -> u32 {
+    let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
+    code.map_or(255, i32::unsigned_abs)
+}
+
+impl Shim {
+    /// Reaps all that can be reaped.
+    pub(crate) fn reap(&mut self) {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => self.ended(pid, code_of(status)),
+                Err(Errno::INTR) => {}
+                // Nobody is left, or nobody has ended.
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn ended(&mut self, pid: Pid, code: u32) {
+        if self.pause == Some(pid) {
+            // The kernel killed every container of the namespace with it; their ends come by themselves.
+            self.pause = None;
+            self.log("the pause process ended");
+            return;
+        }
+        let number = pid.as_raw_nonzero().get().unsigned_abs();
+        let found = self.containers.iter().position(|c| c.is_alive() && c.process.pid() == number);
+        match found {
+            Some(index) => self.container_ended(index, code, String::new()),
+            None => self.exec_ended(number, code),
+        }
+    }
+
+    /// The program of a container could not be executed: it ends without having started.
+    pub(crate) fn start_failed(&mut self, index: usize, message: String) {
+        self.container_ended(index, START_FAILED, message);
+    }
+
+    /// The first process of a container has ended: nothing of it may go on, and what it wrote is
+    /// brought to the log before its end is told.
+    fn container_ended(&mut self, index: usize, code: u32, message: String) {
+        let container = &mut self.containers[index];
+        if let Err(e) = container.process.cgroup().kill() {
+            let text = format!("container {}: kill what its process left: {}", container.id, chain(&e));
+            self.log(&text);
+        }
+        let container = &mut self.containers[index];
+        // A kill for want of memory is told as such when it (or the shell that passes it on) ended it.
+        let oom_killed = code == KILLED && container.process.cgroup().oom_kills().is_ok_and(|count| count > 0);
+        container.held_stdin = None;
+        let until = Instant::now() + DRAIN;
+        container.state = State::Ending(Ending { code, at: now_nanos(), oom_killed, message, until });
+        self.settle(index, Instant::now());
+    }
+
+    /// Tells the end of a container if its output is written or its time is over.
+    pub(crate) fn settle(&mut self, index: usize, now: Instant) {
+        let container = &mut self.containers[index];
+        let written = container.output.drain(&self.poll, &mut self.scratch);
+        let State::Ending(ending) = &mut container.state else { return };
+        if !written && now < ending.until {
+            self.after_output(index);
+            return;
+        }
+        self.exits += 1;
+        let mut message = std::mem::take(&mut ending.message);
+        let trouble = container.output.trouble();
+        if !trouble.is_empty() {
+            if !message.is_empty() {
+                message.push_str("; ");
+            }
+            message.push_str(&trouble);
+        }
+        let mut record = ExitRecord {
+            container_id: container.id.clone(),
+            code: ending.code,
+            exited_at: ending.at,
+            oom_killed: ending.oom_killed,
+            sequence: self.exits,
+            message,
+        };
+        // On disk first. If it cannot be, a daemon that waits for ever would be worse than one that is
+        // told: it hears why, and the write is tried again.
+        if let Err(e) = exitfile::write(&container.bundle, &record) {
+            container.unsaved = true;
+            container.retry_at = Some(now + RETRY);
+            record.message.push_str(&format!("; the exit record is not on disk: {e}"));
+        }
+        container.terminal = None;
+        container.state = State::Exited(record.clone());
+        let waiting = std::mem::take(&mut container.waiting);
+        self.after_output(index);
+        for reply_to in waiting {
+            let answer = crate::task::wait_response(&record);
+            self.reply(reply_to, answer);
+        }
+        self.tell_watchers();
+        self.finish_stops();
+    }
+
+    /// Brings the poll and the retries in step with the state of a container's output.
+    pub(crate) fn after_output(&mut self, index: usize) {
+        let container = &mut self.containers[index];
+        let stuck = container.output.is_stuck();
+        if let Err(e) = container.output.watch(&self.poll, container.key) {
+            let text = format!("container {}: watch its output: {e}", container.id);
+            self.log(&text);
+        }
+        let container = &mut self.containers[index];
+        if stuck || container.unsaved {
+            container.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
+        } else {
+            container.retry_at = None;
+        }
+    }
+
+    /// Tries again what could not be written.
+    pub(crate) fn retry(&mut self, index: usize, now: Instant) {
+        let container = &mut self.containers[index];
+        container.retry_at = None;
+        container.output.retry(&mut self.scratch);
+        if container.unsaved
+            && let State::Exited(record) = &container.state
+        {
+            container.unsaved = exitfile::write(&container.bundle, record).is_err();
+        }
+        self.after_output(index);
+        self.settle(index, now);
+    }
+
+    /// Answers those whose last known exit is not the newest.
+    pub(crate) fn tell_watchers(&mut self) {
+        let mut index = 0;
+        while index < self.watchers.len() {
+            let (reply_to, after) = self.watchers[index];
+            let exits = self.exits_after(after);
+            if exits.is_empty() {
+                index += 1;
+            } else {
+                self.watchers.swap_remove(index);
+                self.reply(reply_to, Ok(Payload::own(&WatchResponse { exits })));
+            }
+        }
+    }
+
+    /// The exits after `after`, oldest first.
+    pub(crate) fn exits_after(&self, after: u64) -> Vec<ExitRecord> {
+        let known = self.containers.iter().filter_map(|container| container.exit());
+        let mut exits: Vec<ExitRecord> = known.filter(|record| record.sequence > after).cloned().collect();
+        exits.sort_by_key(|record| record.sequence);
+        exits
+    }
+}

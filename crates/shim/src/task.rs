@@ -1,0 +1,368 @@
+//! containerd's Task API (containerd:api/runtime/task/v3/shim.proto; version 2 has the same messages).
+
+use crate::connection::ReplyTo;
+use crate::container::{Container, State};
+use crate::framing::now_nanos;
+use crate::launch::{self, Process, Wanted};
+use crate::logfile::LogFile;
+use crate::output::Output;
+use crate::serve::{Shim, bounded};
+use crate::wire::{Payload, Refusal, chain};
+use containerd_shim_protos::{api, protobuf::well_known_types::timestamp::Timestamp};
+use protobuf::MessageField;
+use std::path::{Path, PathBuf};
+use sys::rustix::process::Signal;
+use sys::rustix::termios::{Winsize, tcsetwinsize};
+use ttrpc::proto::Code;
+use types::shim::{ExitRecord, LOG_SCHEME, Phase, STDIN_HELD, log_place};
+
+/// Containers of one pod that one shim takes.
+const MOST_CONTAINERS: usize = 1024;
+/// The longest id that is taken.
+const LONGEST_ID: usize = 128;
+
+/// Reads a request.
+pub(crate) fn decode<M: protobuf::Message>(payload: &[u8]) -> Result<M, Refusal> {
+    M::parse_from_bytes(payload).map_err(|e| Refusal::invalid(format!("the message cannot be read: {e}")))
+}
+
+/// A moment as protobuf tells it; none for "never".
+pub(crate) fn timestamp(nanos: i64) -> MessageField<Timestamp> {
+    if nanos == 0 {
+        return MessageField::none();
+    }
+    MessageField::some(Timestamp {
+        seconds: nanos.div_euclid(1_000_000_000),
+        nanos: i32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or_default(),
+        ..Timestamp::default()
+    })
+}
+
+/// What a Wait call gets.
+pub(crate) fn wait_response(record: &ExitRecord) -> Result<Payload, Refusal> {
+    Payload::of(&api::WaitResponse {
+        exit_status: record.code,
+        exited_at: timestamp(record.exited_at),
+        ..api::WaitResponse::default()
+    })
+}
+
+fn now(message: &impl protobuf::Message) -> Result<Option<Payload>, Refusal> {
+    Payload::of(message).map(Some)
+}
+
+/// The empty message.
+fn done() -> Result<Option<Payload>, Refusal> {
+    Ok(Some(Payload::default()))
+}
+
+/// Processes beside a container's first one are not known by this API here (ExecSync is our own).
+fn no_exec(exec_id: &str) -> Result<(), Refusal> {
+    if exec_id.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::not_found(format!("exec_id: no process {exec_id:?}")))
+}
+
+impl Shim {
+    /// One call; no payload means that its answer comes later.
+    pub(crate) fn task_call(
+        &mut self,
+        reply_to: ReplyTo,
+        method: &str,
+        payload: &[u8],
+    ) -> Result<Option<Payload>, Refusal> {
+        match method {
+            "State" => self.state(&decode(payload)?),
+            "Create" => self.create(decode(payload)?),
+            "Start" => self.start(&decode(payload)?),
+            "Delete" => self.delete(&decode(payload)?),
+            "Pids" => self.pids(&decode(payload)?),
+            "Kill" => self.kill(&decode(payload)?),
+            "ResizePty" => self.resize_pty(&decode(payload)?),
+            "CloseIO" => self.close_io(&decode(payload)?),
+            "Update" => self.update(&decode(payload)?),
+            "Wait" => self.wait(reply_to, &decode(payload)?),
+            "Connect" => self.connect(&decode(payload)?),
+            "Shutdown" => self.shutdown(reply_to, &decode(payload)?),
+            // Exec, Pause, Resume, Checkpoint, Stats among them.
+            _ => Err(Refusal::unimplemented(&format!("method {method}"))),
+        }
+    }
+
+    /// The container with this id.
+    pub(crate) fn find(&self, id: &str) -> Result<usize, Refusal> {
+        let found = self.containers.iter().position(|container| container.id == id);
+        found.ok_or_else(|| Refusal::not_found(format!("no container {:?}", id.chars().take(LONGEST_ID).collect::<String>())))
+    }
+
+    /// The container with this id, which must run.
+    pub(crate) fn running(&self, id: &str) -> Result<usize, Refusal> {
+        let index = self.find(id)?;
+        match &self.containers[index].state {
+            State::Running => Ok(index),
+            State::Created => Err(Refusal::state(format!("container {id} is not started"))),
+            State::Ending(_) | State::Exited(_) => Err(Refusal::state(format!("container {id} has ended"))),
+        }
+    }
+
+    fn create(&mut self, request: api::CreateTaskRequest) -> Result<Option<Payload>, Refusal> {
+        if request.id.is_empty() || request.id.len() > LONGEST_ID {
+            return Err(Refusal::invalid(format!("id: want 1 to {LONGEST_ID} bytes")));
+        }
+        if self.find(&request.id).is_ok() {
+            return Err(Refusal::new(Code::ALREADY_EXISTS, format!("id: container {} exists", request.id)));
+        }
+        if self.containers.len() >= MOST_CONTAINERS {
+            return Err(Refusal::new(Code::RESOURCE_EXHAUSTED, format!("the pod has {MOST_CONTAINERS} containers")));
+        }
+        if !request.checkpoint.is_empty() {
+            return Err(Refusal::unimplemented("checkpoint"));
+        }
+        if !self.stops.is_empty() {
+            return Err(Refusal::state("the pod is stopping"));
+        }
+        let bundle = PathBuf::from(&request.bundle);
+        if !bundle.is_absolute() {
+            return Err(Refusal::invalid("bundle: want an absolute path"));
+        }
+        let log = open_log(&request.stdout)?;
+        if !request.stderr.is_empty() && request.stderr != request.stdout {
+            return Err(Refusal::invalid("stderr: goes where stdout goes; want the same address or none"));
+        }
+        let hold_stdin = match request.stdin.as_str() {
+            "" => false,
+            STDIN_HELD => true,
+            _ => return Err(Refusal::invalid(format!("stdin: want nothing or {STDIN_HELD}"))),
+        };
+        let wanted = Wanted { terminal: request.terminal, stdin: hold_stdin, output: log.is_some() };
+        let made = launch::create(self, &bundle, &request.rootfs, wanted)?;
+        let launch::Made { process, stdout, stderr, held_stdin, terminal } = made;
+        let pid = process.pid();
+        let key = self.next_key();
+        self.containers.push(Container {
+            id: request.id,
+            key,
+            bundle,
+            stdout: request.stdout,
+            stdin: request.stdin,
+            state: State::Created,
+            process,
+            output: Output::new(log, stdout, stderr),
+            held_stdin,
+            terminal,
+            started_at: 0,
+            waiting: Vec::new(),
+            unsaved: false,
+            retry_at: None,
+        });
+        self.after_output(self.containers.len() - 1);
+        now(&api::CreateTaskResponse { pid, ..api::CreateTaskResponse::default() })
+    }
+
+    fn start(&mut self, request: &api::StartRequest) -> Result<Option<Payload>, Refusal> {
+        no_exec(&request.exec_id)?;
+        let index = self.find(&request.id)?;
+        let container = &mut self.containers[index];
+        if !matches!(container.state, State::Created) {
+            return Err(Refusal::state(format!("container {} is not waiting to be started", container.id)));
+        }
+        match container.process.start() {
+            Ok(()) => {
+                container.state = State::Running;
+                container.started_at = now_nanos();
+                now(&api::StartResponse { pid: container.process.pid(), ..api::StartResponse::default() })
+            }
+            // It was killed while it waited: that end is told as any other.
+            Err(runner::StartError::NotWaiting) => {
+                Err(Refusal::state(format!("container {} has ended before its start", container.id)))
+            }
+            Err(e) => {
+                let message = chain(&e);
+                self.start_failed(index, message.clone());
+                Err(Refusal::invalid(message))
+            }
+        }
+    }
+
+    fn kill(&mut self, request: &api::KillRequest) -> Result<Option<Payload>, Refusal> {
+        no_exec(&request.exec_id)?;
+        let number = i32::try_from(request.signal).ok();
+        let signal = number.and_then(sys::signalfd::by_number);
+        let signal = signal.ok_or_else(|| Refusal::invalid(format!("signal: {} is none", request.signal)))?;
+        let index = self.find(&request.id)?;
+        let container = &self.containers[index];
+        if !container.is_alive() {
+            return Err(Refusal::not_found(format!("container {}: its process has ended", container.id)));
+        }
+        container.process.kill(signal, request.all)?;
+        done()
+    }
+
+    fn delete(&mut self, request: &api::DeleteRequest) -> Result<Option<Payload>, Refusal> {
+        no_exec(&request.exec_id)?;
+        let index = self.find(&request.id)?;
+        let container = &self.containers[index];
+        let Some(record) = container.exit() else {
+            return Err(Refusal::state(format!("container {} has not ended", container.id)));
+        };
+        let response = api::DeleteResponse {
+            pid: container.process.pid(),
+            exit_status: record.code,
+            exited_at: timestamp(record.exited_at),
+            ..api::DeleteResponse::default()
+        };
+        let cgroup = container.process.cgroup();
+        // What came into the group since its end was told, if anything.
+        let removed = cgroup.kill().and_then(|()| cgroup.remove());
+        removed.map_err(|e| Refusal::internal("remove the cgroup", &e))?;
+        let mut container = self.containers.remove(index);
+        container.output.unwatch(&self.poll);
+        self.sweep_cgroups();
+        now(&response)
+    }
+
+    fn state(&mut self, request: &api::StateRequest) -> Result<Option<Payload>, Refusal> {
+        no_exec(&request.exec_id)?;
+        let container = &self.containers[self.find(&request.id)?];
+        let status = match container.phase() {
+            Phase::Created => api::Status::CREATED,
+            Phase::Running => api::Status::RUNNING,
+            Phase::Exited => api::Status::STOPPED,
+            Phase::Unknown => api::Status::UNKNOWN,
+        };
+        let exit = container.exit();
+        now(&api::StateResponse {
+            id: container.id.clone(),
+            bundle: container.bundle.to_string_lossy().into_owned(),
+            pid: container.pid(),
+            status: status.into(),
+            stdin: container.stdin.clone(),
+            stdout: container.stdout.clone(),
+            terminal: container.terminal.is_some(),
+            exit_status: exit.map_or(0, |record| record.code),
+            exited_at: timestamp(exit.map_or(0, |record| record.exited_at)),
+            ..api::StateResponse::default()
+        })
+    }
+
+    fn pids(&mut self, request: &api::PidsRequest) -> Result<Option<Payload>, Refusal> {
+        let index = self.find(&request.id)?;
+        let pids = self.containers[index].process.cgroup().processes();
+        let pids = pids.map_err(|e| Refusal::internal("list the processes", &e))?;
+        let process = |pid: i32| api::ProcessInfo { pid: pid.unsigned_abs(), ..api::ProcessInfo::default() };
+        now(&api::PidsResponse { processes: pids.into_iter().map(process).collect(), ..api::PidsResponse::default() })
+    }
+
+    fn resize_pty(&mut self, request: &api::ResizePtyRequest) -> Result<Option<Payload>, Refusal> {
+        no_exec(&request.exec_id)?;
+        let index = self.find(&request.id)?;
+        let Some(terminal) = &self.containers[index].terminal else {
+            return Err(Refusal::state(format!("container {} has no terminal", request.id)));
+        };
+        let side = |field: &str, value: u32| {
+            u16::try_from(value).map_err(|_| Refusal::invalid(format!("{field}: {value} is more than 65535")))
+        };
+        let size = Winsize {
+            ws_row: side("height", request.height)?,
+            ws_col: side("width", request.width)?,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(terminal, size).map_err(|e| Refusal::internal("resize the terminal", &e))?;
+        done()
+    }
+
+    fn close_io(&mut self, request: &api::CloseIORequest) -> Result<Option<Payload>, Refusal> {
+        no_exec(&request.exec_id)?;
+        let index = self.find(&request.id)?;
+        if request.stdin {
+            self.containers[index].held_stdin = None;
+        }
+        done()
+    }
+
+    fn update(&mut self, request: &api::UpdateTaskRequest) -> Result<Option<Payload>, Refusal> {
+        let index = self.find(&request.id)?;
+        let container = &self.containers[index];
+        if !container.is_alive() {
+            return Err(Refusal::state(format!("container {} has ended", container.id)));
+        }
+        let bytes = request.resources.as_ref().map_or(&[][..], |any| any.value.as_slice());
+        let resources: oci_spec::runtime::LinuxResources = serde_json::from_slice(bytes)
+            .map_err(|e| Refusal::invalid(format!("resources: not the OCI linux.resources as JSON: {e}")))?;
+        container.process.cgroup().update(&resources).map_err(|e| Refusal::invalid(format!("resources: {}", chain(&e))))?;
+        done()
+    }
+
+    fn wait(&mut self, reply_to: ReplyTo, request: &api::WaitRequest) -> Result<Option<Payload>, Refusal> {
+        no_exec(&request.exec_id)?;
+        let index = self.find(&request.id)?;
+        let container = &mut self.containers[index];
+        if let Some(record) = container.exit() {
+            return wait_response(record).map(Some);
+        }
+        bounded(container.waiting.len(), "Wait")?;
+        container.waiting.push(reply_to);
+        Ok(None)
+    }
+
+    fn connect(&mut self, request: &api::ConnectRequest) -> Result<Option<Payload>, Refusal> {
+        // An empty id asks for the shim alone.
+        let task_pid = if request.id.is_empty() { 0 } else { self.containers[self.find(&request.id)?].pid() };
+        now(&api::ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..api::ConnectResponse::default()
+        })
+    }
+
+    /// Ends the shim: with `now` all containers are killed first, without it none may be alive.
+    fn shutdown(&mut self, reply_to: ReplyTo, request: &api::ShutdownRequest) -> Result<Option<Payload>, Refusal> {
+        if !request.now
+            && let Some(alive) = self.containers.iter().find(|container| container.exit().is_none())
+        {
+            return Err(Refusal::state(format!("container {} has not ended", alive.id)));
+        }
+        self.stop_all(reply_to, true)
+    }
+}
+
+/// Opens the log that an address asks for.
+fn open_log(address: &str) -> Result<Option<LogFile>, Refusal> {
+    if address.is_empty() || address == LOG_SCHEME {
+        return Ok(None);
+    }
+    let Some((directory, path)) = log_place(address) else {
+        return Err(Refusal::invalid(format!("stdout: want {LOG_SCHEME}//<directory>//<path>")));
+    };
+    let log = LogFile::open(Path::new(directory), Path::new(path));
+    log.map(Some).map_err(|e| Refusal::invalid(format!("stdout: {}", chain(&e))))
+}
+
+impl Process {
+    /// Signals the container's first process, or all of them.
+    fn kill(&self, signal: Signal, all: bool) -> Result<(), Refusal> {
+        if all && signal == Signal::KILL {
+            return self.cgroup().kill().map_err(|e| Refusal::internal("kill the processes", &e));
+        }
+        if !all {
+            let sent = sys::pidfd::send_signal(self.pidfd(), signal);
+            return match sent {
+                Ok(true) => Ok(()),
+                // It ended, and the loop has not reaped it yet.
+                Ok(false) => Err(Refusal::not_found("its process has ended")),
+                Err(e) => Err(Refusal::internal("signal the process", &e)),
+            };
+        }
+        let pids = self.cgroup().processes().map_err(|e| Refusal::internal("list the processes", &e))?;
+        for pid in pids.into_iter().filter_map(sys::rustix::process::Pid::from_raw) {
+            match sys::rustix::process::kill_process(pid, signal) {
+                Ok(()) | Err(sys::rustix::io::Errno::SRCH) => {}
+                Err(e) => return Err(Refusal::internal("signal the processes", &e)),
+            }
+        }
+        Ok(())
+    }
+}
