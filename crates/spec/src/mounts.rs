@@ -1,175 +1,106 @@
-//! What is mounted where.
-//!
-//! First the file systems that every Linux container has, then binds by depth, so that none hides one
-//! that was mounted before it. A bind that was asked for replaces the default with the same target.
+//! What is mounted in a container: the defaults, the pod's files, then what was asked for.
 
-use crate::{Input, SpecError, own_cgroup_namespace};
+use crate::{Input, SpecError};
 use oci_spec::runtime::{Mount, MountBuilder};
 use std::path::{Path, PathBuf};
-use types::container::{ContainerSpec, Propagation};
+use types::{container::Propagation, pod::NsMode};
 
-/// Most mounts of a request: the kernel's own limit is 100000 for a mount namespace.
-const MAX_MOUNTS: usize = 16384;
-
-/// A bind mount to be.
-#[derive(Debug)]
-struct Bind {
-    target: String,
-    source: PathBuf,
-    readonly: bool,
-    propagation: Propagation,
-}
-
-/// All mounts, in the order in which they are made.
-pub(crate) fn all(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {
-    let asked = &input.container.mounts;
-    if asked.len() > MAX_MOUNTS {
-        return Err(SpecError::bad("mounts", format!("has more than {MAX_MOUNTS} entries")));
-    }
-    let mut binds = Vec::with_capacity(asked.len() + 4);
-    for (at, mount) in asked.iter().enumerate() {
-        let target = clean(&mount.container_path).ok_or_else(|| {
-            SpecError::bad(format!("mounts[{at}].container_path"), "is not an absolute path below /")
-        })?;
-        if !mount.host_path.is_absolute() {
-            return Err(SpecError::bad(format!("mounts[{at}].host_path"), "is not absolute"));
+/// In the order in which they are mounted. A mount of the request at one of these places takes the
+/// default's place.
+pub(crate) fn mounts(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {
+    let asked: Vec<PathBuf> =
+        input.container.mounts.iter().map(|mount| clean(&mount.container_path)).collect();
+    let mut all = Vec::new();
+    for default in defaults(input)? {
+        if !asked.contains(default.destination()) {
+            all.push(default);
         }
-        binds.push(Bind {
-            target,
-            source: mount.host_path.clone(),
-            readonly: mount.readonly,
-            propagation: mount.propagation,
-        });
     }
-    let taken: Vec<String> = binds.iter().map(|bind| bind.target.clone()).collect();
-    let free = |target: &str| !taken.iter().any(|taken| taken == target);
-    let whole_dev = !free("/dev");
-
-    binds.extend(own_binds(input).into_iter().filter(|bind| free(&bind.target)));
-    // Stable: two for one target stay in the order of the request, and the last one is seen.
-    binds.sort_by_key(|bind| bind.target.matches('/').count());
-
-    let mut mounts: Vec<Mount> = file_systems(input)
-        .into_iter()
-        .filter(|(target, ..)| free(target) && !(whole_dev && target.starts_with("/dev/")))
-        .map(|(target, kind, source, options)| mount(target, kind, Path::new(source), options))
-        .collect();
-    for bind in binds {
-        let propagation = match bind.propagation {
+    // By depth, so that none hides one that was mounted before it; stable: of two at one place the last
+    // one of the request is seen.
+    let mut by_depth: Vec<_> = input.container.mounts.iter().zip(asked).collect();
+    by_depth.sort_by_key(|(_, at)| at.components().count());
+    for (mount, at) in by_depth {
+        if at == Path::new("/") {
+            return Err(SpecError::new("config.mounts", "a mount at `/` would hide the image"));
+        }
+        let propagation = match mount.propagation {
             Propagation::Private => "rprivate",
             Propagation::HostToContainer => "rslave",
             Propagation::Bidirectional => "rshared",
         };
-        let access = if bind.readonly { "ro" } else { "rw" };
-        let options = ["rbind", propagation, access].map(str::to_owned).to_vec();
-        mounts.push(mount(&bind.target, "bind", &bind.source, options));
+        all.push(bind(
+            &mount.host_path,
+            &at,
+            &["rbind", propagation, if mount.readonly { "ro" } else { "rw" }],
+        )?);
     }
-    Ok(mounts)
+    Ok(all)
 }
 
-/// Propagation of the container's root: where a mount shall be seen on the other side the root must not
-/// be private.
-pub(crate) fn propagation(container: &ContainerSpec) -> Option<&'static str> {
-    let any = |wanted| container.mounts.iter().any(|mount| mount.propagation == wanted);
-    if any(Propagation::Bidirectional) {
-        Some("rshared")
-    } else if any(Propagation::HostToContainer) {
-        Some("rslave")
-    } else {
-        None
-    }
-}
-
-/// The image's volumes that need a directory of the host: target and source. There are some only with a
-/// read-only root; with a writable one a volume is a directory like others. The caller makes them, with
-/// what the image has there, before the container is created.
-#[must_use]
-pub fn volumes(input: &Input<'_>) -> Vec<(String, PathBuf)> {
-    if !input.container.security.readonly_rootfs {
-        return Vec::new();
-    }
-    let asked: Vec<String> =
-        input.container.mounts.iter().filter_map(|mount| clean(&mount.container_path)).collect();
-    input
-        .image
-        .volumes
-        .iter()
-        .filter_map(|volume| clean(volume))
-        .enumerate()
-        .filter(|(_, target)| !asked.contains(target))
-        .map(|(number, target)| (target, input.places.volumes.join(number.to_string())))
-        .collect()
-}
-
-/// The pod's files, its /dev/shm and the image's volumes.
-fn own_binds(input: &Input<'_>) -> Vec<Bind> {
-    let readonly = input.container.security.readonly_rootfs;
-    let bind = |target: &str, source: &Path, readonly| Bind {
-        target: target.to_owned(),
-        source: source.to_owned(),
-        readonly,
-        propagation: Propagation::Private,
-    };
+fn defaults(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {
     let places = input.places;
-    let mut binds = vec![
-        bind("/etc/hostname", &places.hostname, readonly),
-        bind("/etc/hosts", &places.hosts, readonly),
-        bind("/etc/resolv.conf", &places.resolv_conf, readonly),
-        bind("/dev/shm", &places.shm, false),
-    ];
-    binds.extend(volumes(input).iter().map(|(target, source)| bind(target, source, false)));
-    binds
-}
-
-type FileSystem = (&'static str, &'static str, &'static str, Vec<String>);
-
-/// Target, type, source, options.
-fn file_systems(input: &Input<'_>) -> Vec<FileSystem> {
     let privileged = input.container.security.privileged;
-    let access = if privileged { "rw" } else { "ro" };
-    let list = |options: &[&str]| options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>();
-    let mut cgroup = list(&["nosuid", "noexec", "nodev", "relatime", access]);
-    if !own_cgroup_namespace(input) {
-        cgroup.extend(input.host.cgroup_options.iter().cloned());
-    }
-    vec![
-        ("/proc", "proc", "proc", list(&["nosuid", "noexec", "nodev"])),
-        ("/dev", "tmpfs", "tmpfs", list(&["nosuid", "strictatime", "mode=755", "size=65536k"])),
-        (
+    let sys = if privileged { "rw" } else { "ro" };
+    let mut all = vec![
+        kernel("proc", "/proc", "proc", &["nosuid", "noexec", "nodev"])?,
+        kernel("tmpfs", "/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
+        kernel(
+            "devpts",
             "/dev/pts",
             "devpts",
-            "devpts",
-            list(&["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-        ),
-        ("/dev/mqueue", "mqueue", "mqueue", list(&["nosuid", "noexec", "nodev"])),
-        ("/sys", "sysfs", "sysfs", list(&["nosuid", "noexec", "nodev", access])),
-        ("/sys/fs/cgroup", "cgroup", "cgroup", cgroup),
-    ]
-}
-
-fn mount(target: &str, kind: &str, source: &Path, options: Vec<String>) -> Mount {
-    MountBuilder::default()
-        .destination(target)
-        .typ(kind)
-        .source(source)
-        .options(options)
-        .build()
-        .expect("every field has a default")
-}
-
-/// An absolute path without empty, `.` and `..` components; none for the root and relative ones. Links
-/// are not followed here: the runtime resolves the path inside the container's root.
-fn clean(path: &str) -> Option<String> {
-    let relative = path.strip_prefix('/').filter(|_| !path.contains('\0'))?;
-    let mut parts: Vec<&str> = Vec::new();
-    for part in relative.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        )?,
+        kernel("mqueue", "/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
+    ];
+    // sysfs shows the network namespace of who mounts it, which a pod in the node's network does not own.
+    if input.pod.namespaces.network == NsMode::Node && !privileged {
+        all.push(bind(
+            Path::new("/sys"),
+            Path::new("/sys"),
+            &["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro"],
+        )?);
+    } else {
+        all.push(kernel("sysfs", "/sys", "sysfs", &["nosuid", "noexec", "nodev", sys])?);
     }
-    (!parts.is_empty()).then(|| format!("/{}", parts.join("/")))
+    all.push(kernel("cgroup", "/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys])?);
+    let shm = places.shm.as_deref().unwrap_or(Path::new("/dev/shm"));
+    all.push(bind(shm, Path::new("/dev/shm"), &["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"])?);
+    let root = if input.container.security.readonly_rootfs { "ro" } else { "rw" };
+    for (file, at) in [
+        (&places.hosts, "/etc/hosts"),
+        (&places.hostname, "/etc/hostname"),
+        (&places.resolv_conf, "/etc/resolv.conf"),
+    ] {
+        all.push(bind(file, Path::new(at), &["rbind", "rprivate", root])?);
+    }
+    Ok(all)
+}
+
+fn kernel(source: &str, at: &str, kind: &str, options: &[&str]) -> Result<Mount, SpecError> {
+    MountBuilder::default()
+        .source(source)
+        .destination(at)
+        .typ(kind)
+        .options(options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
+        .build()
+        .map_err(SpecError::builder)
+}
+
+fn bind(source: &Path, at: &Path, options: &[&str]) -> Result<Mount, SpecError> {
+    MountBuilder::default()
+        .source(source)
+        .destination(at)
+        .typ("bind")
+        .options(options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
+        .build()
+        .map_err(SpecError::builder)
+}
+
+/// Without doubled and trailing slashes and `.`, so that one place has one name. There is no `..`:
+/// the parser refused it.
+fn clean(path: &str) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    clean.extend(path.split('/').filter(|part| !part.is_empty() && *part != "."));
+    clean
 }

@@ -1,88 +1,66 @@
-//! Limits.
+//! Limits: CRI `LinuxContainerResources` to OCI `linux.resources`.
 
-use crate::{HostFacts, SpecError};
+use crate::{Input, SpecError};
 use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxDeviceCgroup, LinuxHugepageLimitBuilder, LinuxMemoryBuilder, LinuxResources,
-    LinuxResourcesBuilder,
+    LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxHugepageLimit,
+    LinuxHugepageLimitBuilder, LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder,
 };
-use types::container::Resources;
 
-/// Maps the request's limits. Zero means "not limited" and leaves the field out.
-pub(crate) fn of(
-    asked: &Resources,
-    devices: Vec<LinuxDeviceCgroup>,
-    host: &HostFacts,
-) -> Result<LinuxResources, SpecError> {
-    if !host.cgroup_v2 && !asked.unified.is_empty() {
-        return Err(SpecError::bad("linux.resources.unified", "needs cgroup v2, this machine has v1"));
-    }
-    let mut resources = limits(asked)?;
-    resources.set_devices(Some(devices));
-    Ok(resources)
-}
-
-/// Limits without device rules: also what `UpdateContainerResources` sets.
-///
-/// # Errors
-/// [`SpecError::BadField`] for a memory and swap limit below the memory limit.
-pub fn limits(asked: &Resources) -> Result<LinuxResources, SpecError> {
-    let mut resources = LinuxResourcesBuilder::default();
-
+pub(crate) fn resources(input: &Input<'_>) -> Result<LinuxResources, SpecError> {
+    let asked = &input.container.resources;
     let mut cpu = LinuxCpuBuilder::default();
-    let mut any = false;
-    if let Some(shares) = asked.cpu_shares.filter(|shares| *shares != 0) {
-        (cpu, any) = (cpu.shares(shares), true);
+    if let Some(shares) = asked.cpu_shares {
+        cpu = cpu.shares(shares);
     }
-    if let Some(quota) = asked.cpu_quota.filter(|quota| *quota != 0) {
-        (cpu, any) = (cpu.quota(quota), true);
+    if let Some(quota) = asked.cpu_quota {
+        cpu = cpu.quota(quota);
     }
-    if let Some(period) = asked.cpu_period.filter(|period| *period != 0) {
-        (cpu, any) = (cpu.period(period), true);
+    if let Some(period) = asked.cpu_period {
+        cpu = cpu.period(period);
     }
     if !asked.cpuset_cpus.is_empty() {
-        (cpu, any) = (cpu.cpus(asked.cpuset_cpus.clone()), true);
+        cpu = cpu.cpus(asked.cpuset_cpus.clone());
     }
     if !asked.cpuset_mems.is_empty() {
-        (cpu, any) = (cpu.mems(asked.cpuset_mems.clone()), true);
-    }
-    if any {
-        resources = resources.cpu(cpu.build().expect("every field has a default"));
-    }
-
-    let limit = asked.memory_limit.filter(|limit| *limit != 0);
-    let both = asked.memory_swap_limit.filter(|both| *both != 0);
-    if let (Some(limit), Some(both)) = (limit, both)
-        && both != -1
-        && both < limit
-    {
-        let why = format!("{both} is below the memory limit {limit}");
-        return Err(SpecError::bad("linux.resources.memory_swap_limit_in_bytes", why));
+        cpu = cpu.mems(asked.cpuset_mems.clone());
     }
     let mut memory = LinuxMemoryBuilder::default();
-    if let Some(limit) = limit {
-        // Without a limit of both the container gets no swap beyond its memory (KEP-2400).
-        memory = memory.limit(limit).swap(both.unwrap_or(limit));
-    } else if let Some(both) = both {
-        memory = memory.swap(both);
+    if let Some(limit) = asked.memory_limit {
+        memory = memory.limit(limit);
+        // Memory and swap together; not set means that swap adds nothing (CRI comment, KEP-2400).
+        memory = memory.swap(asked.memory_swap_limit.unwrap_or(limit));
+    } else if let Some(swap) = asked.memory_swap_limit {
+        memory = memory.swap(swap);
     }
-    if limit.is_some() || both.is_some() {
-        resources = resources.memory(memory.build().expect("every field has a default"));
-    }
-
-    let mut pages = Vec::new();
-    for (size, limit) in asked.hugepage_limits.iter().filter(|(_, limit)| *limit != 0) {
-        let limit = i64::try_from(*limit).map_err(|_| {
-            SpecError::bad("linux.resources.hugepage_limits", format!("{limit} is too large"))
-        })?;
-        let page = LinuxHugepageLimitBuilder::default().page_size(size.clone()).limit(limit).build();
-        pages.push(page.expect("size and limit are set"));
-    }
-    if !pages.is_empty() {
-        resources = resources.hugepage_limits(pages);
-    }
+    let mut builder = LinuxResourcesBuilder::default()
+        .devices(devices(input)?)
+        .cpu(cpu.build().map_err(SpecError::builder)?)
+        .memory(memory.build().map_err(SpecError::builder)?)
+        .hugepage_limits(hugepages(&asked.hugepage_limits)?);
     if !asked.unified.is_empty() {
-        let unified: std::collections::HashMap<_, _> = asked.unified.clone().into_iter().collect();
-        resources = resources.unified(unified);
+        builder =
+            builder.unified(asked.unified.clone().into_iter().collect::<std::collections::HashMap<_, _>>());
     }
-    Ok(resources.build().expect("every field has a default"))
+    builder.build().map_err(SpecError::builder)
+}
+
+/// None but the default ones, or all for a privileged container. Devices that were asked for are
+/// added by who looks at their nodes.
+fn devices(input: &Input<'_>) -> Result<Vec<LinuxDeviceCgroup>, SpecError> {
+    let rule = LinuxDeviceCgroupBuilder::default().allow(input.container.security.privileged).access("rwm");
+    Ok(vec![rule.build().map_err(SpecError::builder)?])
+}
+
+fn hugepages(limits: &[(String, u64)]) -> Result<Vec<LinuxHugepageLimit>, SpecError> {
+    limits
+        .iter()
+        .map(|(size, limit)| {
+            let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
+            LinuxHugepageLimitBuilder::default()
+                .page_size(size.clone())
+                .limit(limit)
+                .build()
+                .map_err(SpecError::builder)
+        })
+        .collect()
 }
