@@ -1,0 +1,12 @@
+//! The built shim with real containers, driven as the daemon drives it. Needs root.
+
+mod host;
+
+#[cfg(test)]
+mod exec;
+#[cfg(test)]
+mod interop;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod logs;
