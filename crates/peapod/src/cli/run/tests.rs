@@ -1,0 +1,1 @@
+//! `peapod run` against a daemon that is none.
