@@ -7,3 +7,12 @@ pub fn trim() {
         libc::malloc_trim(0);
     }
 }
+
+/// Bounds the allocator to two arenas (mallopt(3)), for a process whose many threads allocate little:
+/// each further arena keeps pages of its own. Call it before threads are started.
+pub fn few_arenas() {
+    // SAFETY: the call takes no pointer and is allowed at any time.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}

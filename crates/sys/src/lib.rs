@@ -14,6 +14,7 @@ pub mod exec;
 pub mod file;
 pub mod heap;
 pub mod keyring;
+pub mod landlock;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
@@ -25,6 +26,7 @@ pub mod signal;
 pub mod signalfd;
 pub mod socket;
 pub mod tree;
+pub mod wait;
 
 use rustix::io::Errno;
 
