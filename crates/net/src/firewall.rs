@@ -18,6 +18,7 @@
 use crate::{
     builtin::{BuiltinError, netlink},
     cidr::Cidr,
+    conntrack,
     nft::{self, Element, Expression, Hook, LOCAL_OUT, Leads, Load, POST_ROUTING, PRE_ROUTING, Part, Target},
     rtnl::ip_bytes,
     session::{Refusal, Session},
@@ -25,7 +26,7 @@ use crate::{
 };
 use std::{collections::BTreeSet, net::IpAddr};
 use sys::{netlink::Subsystem, rustix::io::Errno};
-use types::pod::Protocol;
+use types::pod::{PortMapping, Protocol};
 
 const GUARD_PRIORITY: i32 = -300; // raw: before connections are known and addresses rewritten
 const DNAT_PRIORITY: i32 = -90; // dstnat is -100
@@ -315,6 +316,23 @@ impl Firewall {
     pub(crate) fn unpublish(&mut self, pod: &str) -> Result<(), BuiltinError> {
         let maps = [V4, V6].map(|f| [f.ports, f.host_ports, f.snat]).concat();
         self.drop_where(&maps, &|owner| owner == pod).map(drop)
+    }
+
+    /// Forgets the UDP connections to these ports: they would go on to where they went before.
+    pub(crate) fn forget_connections(&mut self, mappings: &[PortMapping], own: &[IpAddr]) -> Result<(), BuiltinError> {
+        for mapping in mappings.iter().filter(|m| m.protocol == Protocol::Udp) {
+            let asked = mapping.host_ip.filter(|ip| !ip.is_unspecified());
+            let is_ours = |ip: IpAddr| match asked {
+                Some(asked) => ip == asked,
+                None => ip.is_loopback() || own.contains(&ip),
+            };
+            for v4 in [true, false] {
+                if mapping.host_ip.is_none_or(|ip| ip.is_ipv4() == v4) {
+                    conntrack::forget_udp(&mut self.session, mapping.host_port, v4, &is_ours)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// CHECK: whether all of a pod's ports are published.

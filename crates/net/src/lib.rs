@@ -11,6 +11,7 @@
 mod builtin;
 mod cidr;
 mod conflist;
+mod conntrack;
 mod fallback;
 mod fields;
 mod firewall;

@@ -269,8 +269,9 @@ pub(crate) fn add_veth(session: &mut Session, veth: &Veth<'_>) -> Result<(), Ref
     session.all(requests)?.into_iter().collect()
 }
 
+/// RTM_NEWLINK of a link that is there: RTM_SETLINK takes no notice of a port's settings.
 fn bridge_port(veth: &Veth<'_>) -> Message {
-    Message::new(SETLINK, 0, &link_head(0, 0, 0)).text(IFLA_IFNAME, veth.host_name).nest(IFLA_LINKINFO, |m| {
+    Message::new(NEWLINK, 0, &link_head(0, 0, 0)).text(IFLA_IFNAME, veth.host_name).nest(IFLA_LINKINFO, |m| {
         m.text(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |m| {
             m.u8(IFLA_BRPORT_MODE, u8::from(veth.hairpin))
                 .u8(IFLA_BRPORT_ISOLATED, u8::from(veth.isolated))
@@ -280,6 +281,11 @@ fn bridge_port(veth: &Veth<'_>) -> Message {
 
 pub(crate) fn up(link: u32) -> Message {
     Message::new(SETLINK, 0, &link_head(link, IFF_UP, IFF_UP))
+}
+
+#[cfg(test)]
+pub(crate) fn down(link: u32) -> Message {
+    Message::new(SETLINK, 0, &link_head(link, 0, IFF_UP))
 }
 
 pub(crate) fn promiscuous(link: u32) -> Message {

@@ -73,12 +73,19 @@ impl Session {
         self.collect(sequence)
     }
 
-    /// All objects that a dump lists.
+    /// All objects that a dump lists. One that changed in the middle is asked for again.
     pub(crate) fn dump(&mut self, message: Message) -> Result<Vec<Received>, Refusal> {
-        let sequence = self.next();
-        let bytes = message.with_flags(wire::DUMP).finish(sequence);
-        self.socket.send(&bytes).map_err(Refusal::of)?;
-        self.collect(sequence)
+        let message = message.with_flags(wire::DUMP);
+        for _ in 0..DUMP_TRIES {
+            let sequence = self.next();
+            self.socket.send(&message.clone().finish(sequence)).map_err(Refusal::of)?;
+            match self.collect(sequence) {
+                Ok(found) if found.iter().any(|m| m.flags & INTERRUPTED != 0) => {}
+                Err(refusal) if refusal.errno == Errno::INTR => {}
+                other => return other,
+            }
+        }
+        Err(Refusal::of(Errno::AGAIN))
     }
 
     fn collect(&mut self, sequence: u32) -> Result<Vec<Received>, Refusal> {
@@ -90,7 +97,10 @@ impl Session {
                 }
                 match message.kind {
                     wire::ERROR => return verdict(&message).map(|()| found),
-                    wire::DONE => return Ok(found),
+                    wire::DONE => {
+                        found.push(message);
+                        return dumped(found);
+                    }
                     _ => found.push(message),
                 }
             }
@@ -152,6 +162,27 @@ impl Session {
         }
         first_error.map_or(Ok(()), Err)
     }
+}
+
+/// How often a dump that others keep changing is begun.
+const DUMP_TRIES: u32 = 50;
+/// `NLM_F_DUMP_INTR`
+const INTERRUPTED: u16 = 0x10;
+
+/// A dump ends with `NLMSG_DONE`, which has the error if it ended early.
+fn dumped(mut found: Vec<Received>) -> Result<Vec<Received>, Refusal> {
+    let Some(end) = found.last() else { return Ok(found) };
+    let code = wire::number(&end.payload).unwrap_or(0).cast_signed();
+    if code < 0 {
+        let words = end.payload.get(4..).filter(|_| end.flags & ACK_TLVS != 0);
+        let text = words.and_then(|rest| wire::attr(rest, ATTR_MSG)).map(wire::text);
+        return Err(Refusal { errno: Errno::from_raw_os_error(code.wrapping_neg()), text });
+    }
+    if end.flags & INTERRUPTED != 0 {
+        return Err(Refusal::of(Errno::INTR));
+    }
+    found.pop();
+    Ok(found)
 }
 
 const BATCH_BEGIN: u16 = 0x10; // NFNL_MSG_BATCH_BEGIN

@@ -22,7 +22,10 @@ use crate::{
 use serde_json::{Map, Value, json};
 use std::{collections::HashSet, ffi::OsString, net::IpAddr, path::PathBuf, time::SystemTime};
 use sys::{netlink::Subsystem, rustix::io::Errno};
-use types::PodId;
+use types::{
+    PodId,
+    pod::{PortMapping, Protocol},
+};
 
 /// The versions that a program said it speaks.
 #[derive(Debug)]
@@ -251,6 +254,7 @@ impl Network {
         let (id, mappings) = (request.pod.to_string(), request.port_mappings.clone());
         let work = move |hands: &mut Hands| {
             conf.add(&mut hands.firewall, &id, &mappings, &previous, INTERFACE)?;
+            forget_connections(hands, &mappings)?;
             let v4 = previous.addresses_of(INTERFACE).into_iter().find(IpAddr::is_ipv4);
             match v4.filter(|_| conf.reaches_from_loopback()) {
                 Some(ip) => open_loopback(hands, ip),
@@ -278,7 +282,10 @@ impl Network {
                 Builtin::Bridge(conf) => self.del_bridge(plugin, *conf, request, config, previous.as_ref()).await,
                 Builtin::Portmap(_) => {
                     let (id, mappings) = (request.pod.to_string(), request.port_mappings.clone());
-                    let work = move |hands: &mut Hands| PortmapConf::del(&mut hands.firewall, &id, &mappings);
+                    let work = move |hands: &mut Hands| {
+                        PortmapConf::del(&mut hands.firewall, &id, &mappings)?;
+                        forget_connections(hands, &mappings)
+                    };
                     self.worker.run(work).await.map_err(failed(plugin))
                 }
                 Builtin::Foreign => {
@@ -481,6 +488,17 @@ fn check_bridge_here(
         switched_on: &hands.switched_on,
     };
     conf.check(&mut host, &mut inside, &pod, previous)
+}
+
+/// UDP clients of a port turn to where it leads now.
+fn forget_connections(hands: &mut Hands, mappings: &[PortMapping]) -> Result<(), BuiltinError> {
+    if !mappings.iter().any(|m| m.protocol == Protocol::Udp) {
+        return Ok(());
+    }
+    let listed = rtnl::addresses(&mut hands.route);
+    let listed = listed.map_err(crate::builtin::netlink("cannot list the host's addresses"))?;
+    let own: Vec<IpAddr> = listed.into_iter().map(|address| address.net.ip()).collect();
+    hands.firewall.forget_connections(mappings, &own)
 }
 
 /// Host ports work from the host's own 127.0.0.1: the link towards the pod may carry such packets.

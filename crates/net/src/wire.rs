@@ -68,6 +68,14 @@ impl Message {
         self.pad();
     }
 
+    /// Appends attributes that came from the kernel, as they are.
+    #[must_use]
+    pub(crate) fn raw(mut self, attributes: &[u8]) -> Self {
+        self.bytes.extend_from_slice(attributes);
+        self.pad();
+        self
+    }
+
     /// Appends a number in the machine's byte order, as rtnetlink has them.
     #[must_use]
     pub(crate) fn u32(self, kind: u16, value: u32) -> Self {

@@ -24,7 +24,7 @@ use std::{
 use sys::{
     netlink::Subsystem,
     rustix::{
-        mount::{MountPropagationFlags, mount_change},
+        mount::{self, MountPropagationFlags, mount_change},
         thread::UnshareFlags,
     },
 };
@@ -58,8 +58,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let parent = std::fs::File::open(self.0.parent().expect("parent")).expect("parent");
-        sys::tree::remove(parent, self.0.file_name().expect("name")).expect("scratch removed");
+        if std::thread::panicking() {
+            // The pins of the failed test are still mounted; its mounts end with its thread.
+            let _ = mount::unmount(self.0.join("state/ns"), mount::UnmountFlags::DETACH);
+        }
+        let removed = sys::tree::remove_path(&self.0);
+        assert!(std::thread::panicking() || removed.is_ok(), "{removed:?}");
     }
 }
 
