@@ -31,7 +31,8 @@ impl Address {
     /// # Errors
     /// If it is no unix socket.
     pub(crate) fn choose(flag: Option<String>) -> anyhow::Result<Self> {
-        let named = flag.or_else(|| std::env::var("PEAPOD_ADDRESS").ok()).filter(|address| !address.is_empty());
+        let named =
+            flag.or_else(|| std::env::var("PEAPOD_ADDRESS").ok()).filter(|address| !address.is_empty());
         Self::parse(named.as_deref().unwrap_or(DEFAULT_ADDRESS))
     }
 
@@ -65,7 +66,10 @@ impl Client {
     /// If nobody listens there, or we may not.
     pub(crate) async fn connect(address: &Address) -> anyhow::Result<Self> {
         drop(dial(address.path()).await.with_context(|| {
-            format!("no daemon answers at unix://{}: is `peapod serve` running, and are you root", address.0.display())
+            format!(
+                "no daemon answers at unix://{}: is `peapod serve` running, and are you root",
+                address.0.display()
+            )
         })?);
         let path = address.0.clone();
         let connector = tower::service_fn(move |_: Uri| {

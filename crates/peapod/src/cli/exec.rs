@@ -54,12 +54,16 @@ pub(crate) async fn exec(args: Exec, client: &mut Client) -> anyhow::Result<u8> 
             Ok(u8::try_from(answer.exit_code).unwrap_or(u8::MAX))
         }
         Err(status) if status.code() == tonic::Code::DeadlineExceeded && args.timeout > 0 => {
-            output::complain(&format!("peapod: the command did not end within {} s and was killed", args.timeout));
+            output::complain(&format!(
+                "peapod: the command did not end within {} s and was killed",
+                args.timeout
+            ));
             Ok(TIMED_OUT)
         }
         Err(status) => {
             let name = find::name(container).to_owned();
-            Err(told(&status)).with_context(|| format!("cannot run a command in container {name} of {}", pod.full_name()))
+            Err(told(&status))
+                .with_context(|| format!("cannot run a command in container {name} of {}", pod.full_name()))
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Pods and containers as the daemon lists them, and which of them a person means.
 
 use super::client::{Client, told};
-use api::cri::{Container, ContainerState, ListContainersRequest, ListPodSandboxRequest, PodSandbox, PodSandboxState};
+use api::cri::{
+    Container, ContainerState, ListContainersRequest, ListPodSandboxRequest, PodSandbox, PodSandboxState,
+};
 
 /// Kubernetes' label of a pod's containers: the name in the manifest.
 pub(crate) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
@@ -61,8 +63,10 @@ pub(crate) fn state(container: &Container) -> &'static str {
 
 /// All pods of the daemon, oldest first.
 pub(crate) async fn pods(client: &mut Client) -> anyhow::Result<Vec<Pod>> {
-    let sandboxes = client.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.map_err(|s| told(&s))?;
-    let containers = client.runtime.list_containers(ListContainersRequest::default()).await.map_err(|s| told(&s))?;
+    let sandboxes =
+        client.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.map_err(|s| told(&s))?;
+    let containers =
+        client.runtime.list_containers(ListContainersRequest::default()).await.map_err(|s| told(&s))?;
     Ok(joined(sandboxes.into_inner().items, containers.into_inner().containers))
 }
 
@@ -89,7 +93,8 @@ fn joined(sandboxes: Vec<PodSandbox>, containers: Vec<Container>) -> Vec<Pod> {
         }
     }
     for pod in &mut pods {
-        pod.containers.sort_by(|a, b| (a.created_at, attempt(a), &a.id).cmp(&(b.created_at, attempt(b), &b.id)));
+        pod.containers
+            .sort_by(|a, b| (a.created_at, attempt(a), &a.id).cmp(&(b.created_at, attempt(b), &b.id)));
     }
     pods
 }
@@ -112,7 +117,9 @@ pub(crate) enum Unclear {
 /// [`Unclear`] if there is none, or if pods of two namespaces or uids would fit.
 pub(crate) fn choose<'a>(pods: &'a [Pod], text: &str) -> Result<Vec<&'a Pod>, Unclear> {
     let named: Vec<&Pod> = match text.split_once('/') {
-        Some((namespace, name)) => pods.iter().filter(|p| p.namespace == namespace && p.name == name).collect(),
+        Some((namespace, name)) => {
+            pods.iter().filter(|p| p.namespace == namespace && p.name == name).collect()
+        }
         None => pods.iter().filter(|p| p.name == text).collect(),
     };
     let found = if named.is_empty() && !text.is_empty() {
@@ -152,7 +159,8 @@ mod tests {
     use api::cri::{ContainerMetadata, PodSandboxMetadata};
 
     fn sandbox(id: &str, namespace: &str, name: &str, created_at: i64) -> PodSandbox {
-        let metadata = PodSandboxMetadata { name: name.into(), namespace: namespace.into(), ..Default::default() };
+        let metadata =
+            PodSandboxMetadata { name: name.into(), namespace: namespace.into(), ..Default::default() };
         PodSandbox { id: id.into(), metadata: Some(metadata), created_at, ..Default::default() }
     }
 

@@ -28,7 +28,8 @@ const CHUNK: usize = 1 << 20;
 
 pub(crate) async fn load(args: &Load, client: &mut Client) -> anyhow::Result<u8> {
     for archive in &args.archives {
-        let result = one(client, archive).await.with_context(|| format!("cannot load {}", archive.display()))?;
+        let result =
+            one(client, archive).await.with_context(|| format!("cannot load {}", archive.display()))?;
         for image in result.images {
             if image.references.is_empty() {
                 output::print(&format!("loaded {}\n", image.id))?;
@@ -73,7 +74,12 @@ async fn stream(
     while let Some(message) = steps.message().await.map_err(|s| told(&s))? {
         match message.step {
             Some(Step::Progress(step)) => {
-                progress.update(&format!("{}: {} {}", archive.display(), step.message, output::bytes(step.bytes_read)));
+                progress.update(&format!(
+                    "{}: {} {}",
+                    archive.display(),
+                    step.message,
+                    output::bytes(step.bytes_read)
+                ));
             }
             Some(Step::Result(loaded)) => result = Some(loaded),
             None => {}

@@ -71,9 +71,19 @@ pub(crate) fn main(daemon: impl FnOnce(Serve) -> anyhow::Result<()>) -> ExitCode
     let done = match cli.command {
         Command::Serve(serve) => daemon(serve).map(|()| 0),
         Command::Config(config::Config::Default) => config::default(),
-        client => on_one_thread(async move {
-            let client_of = client::Address::choose(address)?;
-            dispatch(client, &client_of).await
+        command @ (Command::Run(_)
+        | Command::Ps(_)
+        | Command::Logs(_)
+        | Command::Exec(_)
+        | Command::Stop(_)
+        | Command::Rm(_)
+        | Command::Images(_)
+        | Command::Pull(_)
+        | Command::Load(_)
+        | Command::Version(_)
+        | Command::Config(config::Config::Show)) => on_one_thread(async move {
+            let address = client::Address::choose(address)?;
+            dispatch(command, &address).await
         }),
     };
     match done {
@@ -151,7 +161,8 @@ mod tests {
             let words = std::iter::once("peapod").chain(line.split_whitespace());
             Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
-        for line in ["rm", "rm --all pod", "stop", "exec pod", "serve --fallback-network mesh", "frobnicate"] {
+        for line in ["rm", "rm --all pod", "stop", "exec pod", "serve --fallback-network mesh", "frobnicate"]
+        {
             let words = std::iter::once("peapod").chain(line.split_whitespace());
             assert!(Cli::try_parse_from(words).is_err(), "{line}");
         }

@@ -35,7 +35,8 @@ pub(crate) async fn pull(args: &Pull, client: &mut Client) -> anyhow::Result<u8>
 
 /// Pulls an image with its progress on standard error, and gives its id.
 pub(crate) async fn fetch(client: &Client, image: &str) -> anyhow::Result<String> {
-    let spec = ImageSpec { image: image.to_owned(), user_specified_image: image.to_owned(), ..Default::default() };
+    let spec =
+        ImageSpec { image: image.to_owned(), user_specified_image: image.to_owned(), ..Default::default() };
     let request = PullImageRequest { image: Some(spec), ..Default::default() };
     let mut images = client.images.clone();
     let mut progress = Progress::new();
@@ -44,7 +45,8 @@ pub(crate) async fn fetch(client: &Client, image: &str) -> anyhow::Result<String
         pulled = images.pull_image(request) => pulled,
         never = show(client.clone(), image, &mut progress) => match never {},
     };
-    let id = pulled.map_err(|s| told(&s)).with_context(|| format!("cannot pull {image}"))?.into_inner().image_ref;
+    let id =
+        pulled.map_err(|s| told(&s)).with_context(|| format!("cannot pull {image}"))?.into_inner().image_ref;
     progress.done(&format!("{image}: pulled"));
     Ok(id)
 }

@@ -121,7 +121,11 @@ pub(crate) async fn remove(client: &Client, pod: &Pod, places: &Places) -> anyho
 }
 
 /// Stops containers in the kubelet's order: all but the sidecars at once, then the sidecars, the last first.
-pub(crate) async fn stop_containers(client: &Client, all: Vec<Stopping>, grace: Duration) -> anyhow::Result<()> {
+pub(crate) async fn stop_containers(
+    client: &Client,
+    all: Vec<Stopping>,
+    grace: Duration,
+) -> anyhow::Result<()> {
     let begin = Instant::now();
     let (sidecars, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|container| container.sidecar);
     let mut at_once = tokio::task::JoinSet::new();

@@ -56,7 +56,8 @@ impl Line {
     /// What sorts lines by time: second and padded fraction. All times of one host have one offset.
     pub(crate) fn key(&self) -> (String, String) {
         let (second, rest) = self.time.split_at_checked(19).unwrap_or_default();
-        let fraction: String = rest.trim_start_matches('.').chars().take_while(char::is_ascii_digit).collect();
+        let fraction: String =
+            rest.trim_start_matches('.').chars().take_while(char::is_ascii_digit).collect();
         (second.to_owned(), format!("{fraction:0<9}"))
     }
 }

@@ -58,7 +58,8 @@ pub(crate) async fn logs(args: &Logs, client: &mut Client) -> anyhow::Result<u8>
         None => pod.newest(),
     };
     if args.previous {
-        containers = containers.into_iter().map(|newest| previous(pod, newest)).collect::<anyhow::Result<_>>()?;
+        containers =
+            containers.into_iter().map(|newest| previous(pod, newest)).collect::<anyhow::Result<_>>()?;
     }
     let prefixed = args.container.is_none() && containers.len() > 1;
     let mut sources = Vec::new();

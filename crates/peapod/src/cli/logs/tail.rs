@@ -150,7 +150,11 @@ mod tests {
         // The writer goes on with the old file until it reopens.
         assert_eq!(records(&mut tail), ["two"]);
         assert_eq!(records(&mut tail), [""; 0]);
-        File::options().append(true).open(log.rotated()).and_then(|mut f| f.write_all(b"three\n")).expect("append");
+        File::options()
+            .append(true)
+            .open(log.rotated())
+            .and_then(|mut f| f.write_all(b"three\n"))
+            .expect("append");
         log.append("four\n");
         assert_eq!(records(&mut tail), ["three"]);
         assert_eq!(records(&mut tail), ["four"]);

@@ -106,7 +106,9 @@ pub(super) fn read(mut object: Object, init: bool) -> Result<Container> {
         (true, None) => Kind::Init,
         (false, None) => Kind::App,
         (true, Some(other)) => {
-            return Err(object.wrong("restartPolicy", format!("`{}` is not supported: want Always", shown(other))));
+            return Err(
+                object.wrong("restartPolicy", format!("`{}` is not supported: want Always", shown(other)))
+            );
         }
         (false, Some(_)) => {
             return Err(super::ManifestError::NotSupported(object.at("restartPolicy")));
@@ -136,12 +138,11 @@ pub(super) fn read(mut object: Object, init: bool) -> Result<Container> {
     let mounts = volume::read_mounts(object.list("volumeMounts")?)?;
     let resources = resources(object.object("resources")?)?;
     let security = security::container(object.object("securityContext")?)?;
-    if let Some(mount) = mounts.iter().find(|m| m.propagation == volume::Propagation::Bidirectional) {
-        if !security.privileged {
-            let path = format!("{}.mountPropagation", mount.path);
-            let reason = "Bidirectional is for privileged containers".to_owned();
-            return Err(super::ManifestError::Wrong { path, reason });
-        }
+    let both_ways = mounts.iter().find(|m| m.propagation == volume::Propagation::Bidirectional);
+    if let Some(mount) = both_ways.filter(|_| !security.privileged) {
+        let path = format!("{}.mountPropagation", mount.path);
+        let reason = "Bidirectional is for privileged containers".to_owned();
+        return Err(super::ManifestError::Wrong { path, reason });
     }
     object.finish(REFUSED)?;
     Ok(Container {
@@ -182,8 +183,9 @@ fn ports(object: &mut Object) -> Result<Vec<Port>> {
         let mut port = item.object()?;
         let protocols = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
         let protocol = port.word("protocol", &protocols)?.unwrap_or(Protocol::Tcp);
-        let container_port =
-            port.number("containerPort", 1..=65535)?.ok_or_else(|| port.wrong("containerPort", "is required"))?;
+        let container_port = port
+            .number("containerPort", 1..=65535)?
+            .ok_or_else(|| port.wrong("containerPort", "is required"))?;
         let host_port = port.number("hostPort", 0..=65535)?.filter(|port| *port != 0);
         let host_ip = match port.text("hostIP")?.filter(|ip| !ip.is_empty()) {
             Some(ip) => Some(ip.parse().map_err(|_| port.wrong("hostIP", "is no IP address"))?),
@@ -239,15 +241,7 @@ fn amounts(object: Option<Object>) -> Result<(Option<Quantity>, Option<Quantity>
             "memory" => &mut memory,
             _ => return Err(super::ManifestError::NotSupported(item.path)),
         };
-        let text = match &item.value {
-            serde_yaml_ng::Value::Number(number) => number.to_string(),
-            _ => item.value.as_str().unwrap_or_default().to_owned(),
-        };
-        let wrong = |error: super::quantity::BadQuantity| super::ManifestError::Wrong {
-            path: item.path.clone(),
-            reason: format!("`{}` {error}", shown(&text)),
-        };
-        *amount = Some(Quantity::parse(&text).map_err(wrong)?);
+        *amount = Some(item.quantity()?);
     }
     Ok((cpu, memory))
 }

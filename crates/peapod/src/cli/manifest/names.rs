@@ -6,7 +6,10 @@
 /// RFC 1123 label: at most 63 of `a-z0-9-`, no `-` at either end.
 pub(crate) fn is_label(text: &str) -> bool {
     let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len()) && text.bytes().all(inside) && !text.starts_with('-') && !text.ends_with('-')
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inside)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 /// RFC 1123 subdomain: labels with dots between them, at most 253 in all.
@@ -64,12 +67,21 @@ mod tests {
         for bad in ["", "-a", "a-", "A", "a.b", "a_b", "ä", "a/b", &long] {
             assert!(!is_label(bad), "{bad}");
         }
-        assert!(is_subdomain("a.b-c.d") && !is_subdomain("a..b") && !is_subdomain(".a") && !is_subdomain("a.-b"));
+        assert!(
+            is_subdomain("a.b-c.d") && !is_subdomain("a..b") && !is_subdomain(".a") && !is_subdomain("a.-b")
+        );
         assert!(!is_subdomain("../x") && !is_subdomain(&"a.".repeat(127)));
         assert!(is_qualified("app") && is_qualified("example.com/My_App.1") && !is_qualified("/x"));
         assert!(!is_qualified("a/b/c") && !is_qualified("example.com/") && !is_qualified("-x"));
-        assert!(is_label_value("") && is_label_value("V1.2_x") && !is_label_value("a b") && !is_label_value("x-"));
-        assert!(is_port_name("http") && !is_port_name("80") && !is_port_name("a--b") && !is_port_name(&long[..16]));
+        assert!(
+            is_label_value("") && is_label_value("V1.2_x") && !is_label_value("a b") && !is_label_value("x-")
+        );
+        assert!(
+            is_port_name("http")
+                && !is_port_name("80")
+                && !is_port_name("a--b")
+                && !is_port_name(&long[..16])
+        );
         assert!(is_variable("my.var-1") && !is_variable("a=b") && !is_variable("") && !is_variable("ü"));
         assert!(is_uid("0b6c") && !is_uid("..") && !is_uid("a/b") && !is_uid(""));
     }

@@ -84,27 +84,38 @@ const REFUSED: &[&str] = &[
 ];
 
 pub(super) fn read(mut document: Object) -> Result<Pod> {
-    match document.text("apiVersion")?.as_deref() {
-        Some("v1") => {}
-        Some(other) => return Err(document.wrong("apiVersion", format!("want v1, got `{}`", shown(other)))),
-        None => return Err(document.wrong("apiVersion", "is required: v1")),
-    }
-    match document.text("kind")?.as_deref() {
-        Some("Pod") => {}
-        Some(other) => {
-            return Err(document.wrong("kind", format!("`{}` is not supported: want Pod", shown(other))));
+    for (key, want) in [("apiVersion", "v1"), ("kind", "Pod")] {
+        match document.text(key)?.as_deref() {
+            Some(text) if text == want => {}
+            Some(other) => {
+                return Err(document.wrong(key, format!("`{}` is not supported: want {want}", shown(other))));
+            }
+            None => return Err(document.wrong(key, format!("is required: {want}"))),
         }
-        None => return Err(document.wrong("kind", "is required: Pod")),
     }
-    let mut metadata = document.object("metadata")?.ok_or_else(|| document.wrong("metadata", "is required"))?;
-    let mut spec = document.object("spec")?.ok_or_else(|| document.wrong("spec", "is required"))?;
+    let metadata = document.object("metadata")?.ok_or_else(|| document.wrong("metadata", "is required"))?;
+    let spec = document.object("spec")?.ok_or_else(|| document.wrong("spec", "is required"))?;
     document.finish(&["status"])?;
+    let pod = read_spec(spec, read_metadata(metadata)?)?;
+    check_together(&pod)?;
+    Ok(pod)
+}
 
+struct Metadata {
+    name: String,
+    namespace: String,
+    uid: Option<String>,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+}
+
+fn read_metadata(mut metadata: Object) -> Result<Metadata> {
     let name = metadata.required("name")?;
     if !names::is_subdomain(&name) {
         return Err(metadata.wrong("name", "want at most 253 of a-z, 0-9, `-` and `.`, as a DNS name"));
     }
-    let namespace = metadata.text("namespace")?.filter(|n| !n.is_empty()).unwrap_or_else(|| "default".to_owned());
+    let namespace =
+        metadata.text("namespace")?.filter(|n| !n.is_empty()).unwrap_or_else(|| "default".to_owned());
     if !names::is_label(&namespace) {
         return Err(metadata.wrong("namespace", "want at most 63 of a-z, 0-9 and `-`"));
     }
@@ -122,38 +133,27 @@ pub(super) fn read(mut document: Object) -> Result<Pod> {
         "generateName",
         "ownerReferences",
     ])?;
+    Ok(Metadata { name, namespace, uid, labels, annotations })
+}
 
+fn read_spec(mut spec: Object, metadata: Metadata) -> Result<Pod> {
     let containers = containers(&mut spec)?;
     let volumes = volume::read(spec.list("volumes")?)?;
-    let restart = spec
-        .word(
-            "restartPolicy",
-            &[
-                ("Always", RestartPolicy::Always),
-                ("OnFailure", RestartPolicy::OnFailure),
-                ("Never", RestartPolicy::Never),
-            ],
-        )?
-        .unwrap_or(RestartPolicy::Always);
+    let policies = [
+        ("Always", RestartPolicy::Always),
+        ("OnFailure", RestartPolicy::OnFailure),
+        ("Never", RestartPolicy::Never),
+    ];
+    let restart = spec.word("restartPolicy", &policies)?.unwrap_or(RestartPolicy::Always);
     let grace = spec.number("terminationGracePeriodSeconds", 0..=366 * 24 * 3600)?.unwrap_or(30);
-    let hostname = hostname(&mut spec, &name)?;
+    let hostname = hostname(&mut spec, &metadata.name)?;
     let host_network = spec.flag("hostNetwork")?.unwrap_or(false);
     let dns = dns(&mut spec)?;
     let security = security::pod(spec.object("securityContext")?, host_network)?;
-    spec.only("enableServiceLinks", &["true", "false"])?;
-    // `false` asks for a user namespace.
-    spec.only("hostUsers", &["true"])?;
-    spec.only("preemptionPolicy", &["PreemptLowerPriority"])?;
-    spec.only("schedulerName", &["default-scheduler"])?;
-    spec.only("serviceAccount", &["default"])?;
-    spec.only("serviceAccountName", &["default"])?;
-    if let Some(mut os) = spec.object("os")? {
-        os.only("name", &["linux"])?;
-        os.finish(&[])?;
-    }
+    ask_nothing(&mut spec)?;
     spec.finish(REFUSED)?;
-
-    let pod = Pod {
+    let Metadata { name, namespace, uid, labels, annotations } = metadata;
+    Ok(Pod {
         name,
         namespace,
         uid,
@@ -167,9 +167,23 @@ pub(super) fn read(mut document: Object) -> Result<Pod> {
         host_network,
         dns,
         security,
-    };
-    check_together(&pod)?;
-    Ok(pod)
+    })
+}
+
+/// Fields that a server fills in with what asks for nothing on a node alone.
+fn ask_nothing(spec: &mut Object) -> Result<()> {
+    spec.only("enableServiceLinks", &["true", "false"])?;
+    // `false` asks for a user namespace.
+    spec.only("hostUsers", &["true"])?;
+    spec.only("preemptionPolicy", &["PreemptLowerPriority"])?;
+    spec.only("schedulerName", &["default-scheduler"])?;
+    spec.only("serviceAccount", &["default"])?;
+    spec.only("serviceAccountName", &["default"])?;
+    if let Some(mut os) = spec.object("os")? {
+        os.only("name", &["linux"])?;
+        os.finish(&[])?;
+    }
+    Ok(())
 }
 
 fn labels(metadata: &mut Object) -> Result<BTreeMap<String, String>> {
@@ -224,7 +238,8 @@ fn hostname(spec: &mut Object, name: &str) -> Result<String> {
 }
 
 fn dns(spec: &mut Object) -> Result<Dns> {
-    let policies = [("ClusterFirst", false), ("ClusterFirstWithHostNet", false), ("Default", false), ("None", true)];
+    let policies =
+        [("ClusterFirst", false), ("ClusterFirstWithHostNet", false), ("Default", false), ("None", true)];
     let own_only = spec.word("dnsPolicy", &policies)?.unwrap_or(false);
     let mut dns = Dns { own_only, ..Dns::default() };
     if let Some(mut config) = spec.object("dnsConfig")? {
@@ -283,7 +298,10 @@ fn check_together(pod: &Pod) -> Result<()> {
         }
         for port in &container.ports {
             if pod.host_network && port.host_port.is_some_and(|host| host != port.container_port) {
-                return wrong(port.path.clone(), "hostPort must equal containerPort with hostNetwork".to_owned());
+                return wrong(
+                    port.path.clone(),
+                    "hostPort must equal containerPort with hostNetwork".to_owned(),
+                );
             }
             let Some(host) = port.host_port.filter(|_| !pod.host_network) else { continue };
             if !host_ports.insert((port.protocol, host, port.host_ip)) {

@@ -124,7 +124,8 @@ mod tests {
     fn what_is_no_quantity_is_refused() {
         let nines = "9".repeat(40);
         for text in [
-            "", "-1", "1.2.3", "m", "1 Mi", "1mi", "64MB", "0x10", "1e99", "e3", "1e", "8Ei", "20E", "∞", ".", &nines,
+            "", "-1", "1.2.3", "m", "1 Mi", "1mi", "64MB", "0x10", "1e99", "e3", "1e", "8Ei", "20E", "∞",
+            ".", &nines,
         ] {
             assert_eq!(Quantity::parse(text), Err(BadQuantity), "{text:?}");
         }

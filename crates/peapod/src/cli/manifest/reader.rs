@@ -1,6 +1,6 @@
 //! One mapping of a YAML document, read field by field: what nobody took is refused by its path.
 
-use super::ManifestError;
+use super::{ManifestError, quantity::Quantity};
 use serde_yaml_ng::Value;
 use std::collections::BTreeMap;
 
@@ -22,9 +22,8 @@ pub(crate) struct Object {
 
 impl Item {
     pub(crate) fn object(self) -> Result<Object> {
-        let fields = match self.value {
-            Value::Mapping(fields) => fields,
-            other => return Err(wrong_kind(&self.path, "a mapping", &other)),
+        let Value::Mapping(fields) = self.value else {
+            return Err(wrong_kind(&self.path, "a mapping", &self.value));
         };
         let mut named = BTreeMap::new();
         for (key, value) in fields {
@@ -37,10 +36,27 @@ impl Item {
     }
 
     pub(crate) fn text(self) -> Result<String> {
-        match self.value {
-            Value::String(text) => bounded(&self.path, text),
-            other => Err(wrong_kind(&self.path, "text (quote it)", &other)),
+        let Value::String(text) = self.value else {
+            return Err(wrong_kind(&self.path, "text (quote it)", &self.value));
+        };
+        if text.contains('\0') {
+            return Err(ManifestError::Wrong { path: self.path, reason: "holds a NUL byte".to_owned() });
         }
+        Ok(text)
+    }
+
+    /// A number, or text such as `64Mi`.
+    pub(crate) fn quantity(self) -> Result<Quantity> {
+        let text = match &self.value {
+            Value::Number(number) => number.to_string(),
+            Value::String(text) => text.clone(),
+            Value::Null | Value::Bool(_) | Value::Sequence(_) | Value::Mapping(_) | Value::Tagged(_) => {
+                return Err(wrong_kind(&self.path, "a quantity", &self.value));
+            }
+        };
+        let wrong =
+            |error| ManifestError::Wrong { path: self.path, reason: format!("`{}` {error}", shown(&text)) };
+        Quantity::parse(&text).map_err(wrong)
     }
 
     fn list(self) -> Result<Vec<Item>> {
@@ -158,7 +174,11 @@ impl Object {
             Value::String(text) => text.clone(),
             Value::Bool(flag) => flag.to_string(),
             Value::Null | Value::Number(_) | Value::Sequence(_) | Value::Mapping(_) | Value::Tagged(_) => {
-                return if asks_nothing(&item.value) { Ok(()) } else { Err(ManifestError::NotSupported(item.path)) };
+                return if asks_nothing(&item.value) {
+                    Ok(())
+                } else {
+                    Err(ManifestError::NotSupported(item.path))
+                };
             }
         };
         if text.is_empty() || values.contains(&text.as_str()) {
@@ -198,13 +218,6 @@ fn asks_nothing(value: &Value) -> bool {
         Value::Mapping(fields) => fields.is_empty(),
         Value::Bool(true) | Value::Number(_) | Value::Tagged(_) => false,
     }
-}
-
-fn bounded(path: &str, text: String) -> Result<String> {
-    if text.contains('\0') {
-        return Err(ManifestError::Wrong { path: path.to_owned(), reason: "holds a NUL byte".to_owned() });
-    }
-    Ok(text)
 }
 
 fn wrong_kind(path: &str, want: &str, got: &Value) -> ManifestError {

@@ -28,11 +28,10 @@ fn refusal(text: &str) -> String {
 #[test]
 fn the_examples_manifest_is_taken_as_it_is() {
     let pod = parse(include_str!("../../../../../examples/app-with-sidecar/pod.yaml")).expect("taken");
-    assert_eq!((pod.name.as_str(), pod.namespace.as_str(), pod.hostname.as_str()), (
-        "app-with-sidecar",
-        "default",
-        "app-with-sidecar"
-    ));
+    assert_eq!(
+        (pod.name.as_str(), pod.namespace.as_str(), pod.hostname.as_str()),
+        ("app-with-sidecar", "default", "app-with-sidecar")
+    );
     assert_eq!((pod.restart, pod.grace, pod.host_network), (RestartPolicy::Always, 30, false));
     let [app, sidecar] = &pod.containers[..] else { panic!("two containers") };
     assert_eq!((app.name.as_str(), app.image.as_str(), app.kind), ("app", "myapp:latest", Kind::App));
@@ -132,10 +131,18 @@ fn values_that_ask_for_nothing_pass() {
     for text in [
         top("status: {}\n"),
         top("---\n"),
-        spec("hostPID: false\nhostIPC: false\nshareProcessNamespace: false\nautomountServiceAccountToken: false"),
-        spec("hostUsers: true\nenableServiceLinks: true\nserviceAccountName: default\nschedulerName: default-scheduler"),
-        spec("preemptionPolicy: PreemptLowerPriority\nnodeSelector: {}\ntolerations: []\naffinity: null\npriority:"),
-        spec("os: {name: linux}\nsecurityContext: {}\nvolumes: []\ninitContainers: []\ndnsPolicy: ClusterFirst"),
+        spec(
+            "hostPID: false\nhostIPC: false\nshareProcessNamespace: false\nautomountServiceAccountToken: false",
+        ),
+        spec(
+            "hostUsers: true\nenableServiceLinks: true\nserviceAccountName: default\nschedulerName: default-scheduler",
+        ),
+        spec(
+            "preemptionPolicy: PreemptLowerPriority\nnodeSelector: {}\ntolerations: []\naffinity: null\npriority:",
+        ),
+        spec(
+            "os: {name: linux}\nsecurityContext: {}\nvolumes: []\ninitContainers: []\ndnsPolicy: ClusterFirst",
+        ),
         container("tty: false\nstdin: false\nlivenessProbe: null\nenvFrom: []\nresources: {}"),
         container("securityContext: {seLinuxOptions: {}, privileged: false}\nterminationMessagePath: ''"),
         container("env: [{name: A, valueFrom: null}]"),
@@ -187,7 +194,10 @@ fn fields_that_would_change_something_are_refused_by_their_path() {
         (spec("hostAliases: [{ip: 192.0.2.1}]"), "spec.hostAliases"),
         (spec("ephemeralContainers: [{name: x}]"), "spec.ephemeralContainers"),
         (spec("imagePullSecrets: [{name: x}]"), "spec.imagePullSecrets"),
-        (spec("securityContext: {windowsOptions: {hostProcess: true}}"), "spec.securityContext.windowsOptions"),
+        (
+            spec("securityContext: {windowsOptions: {hostProcess: true}}"),
+            "spec.securityContext.windowsOptions",
+        ),
         (spec("volumes: [{name: v, configMap: {name: x}}]"), "spec.volumes[0].configMap"),
         (spec("volumes: [{name: v, secret: {}}]"), "spec.volumes[0].secret"),
         (
@@ -242,21 +252,36 @@ fn wrong_values_are_refused_with_the_path_and_the_reason() {
         ("a: [".to_owned(), "the manifest cannot be read as YAML"),
         ("a: 1\na: 2\n".to_owned(), "the manifest cannot be read as YAML"),
         ("[]".to_owned(), "the document: want a mapping, got a list"),
-        (container("") + "---\n" + &container(""), "the manifest holds 2 documents; peapod run takes one Pod"),
+        (
+            container("") + "---\n" + &container(""),
+            "the manifest holds 2 documents; peapod run takes one Pod",
+        ),
         (container("").replace("Pod", "Deployment"), "kind: `Deployment` is not supported: want Pod"),
-        (container("").replace("v1", "apps/v1"), "apiVersion: want v1, got `apps/v1`"),
+        (container("").replace("v1", "apps/v1"), "apiVersion: `apps/v1` is not supported: want v1"),
         (name("P"), "metadata.name: want at most 253"),
         (name("../p"), "metadata.name: want at most 253"),
         (name("7"), "metadata.name: want text (quote it), got a number"),
         (container("").replace("image: i", ""), "spec.containers[0].image: is required"),
-        (container("env: [{name: A, value: 1}]"), "spec.containers[0].env[0].value: want text (quote it), got a number"),
-        (container("env: [{name: 'A=B'}]"), "spec.containers[0].env[0].name: want printable ASCII without `=`"),
-        (container("ports: [{containerPort: 0}]"), "spec.containers[0].ports[0].containerPort: 0 is not within 1 to"),
+        (
+            container("env: [{name: A, value: 1}]"),
+            "spec.containers[0].env[0].value: want text (quote it), got a number",
+        ),
+        (
+            container("env: [{name: 'A=B'}]"),
+            "spec.containers[0].env[0].name: want printable ASCII without `=`",
+        ),
+        (
+            container("ports: [{containerPort: 0}]"),
+            "spec.containers[0].ports[0].containerPort: 0 is not within 1 to",
+        ),
         (
             container("ports: [{containerPort: 1, hostPort: 9}, {containerPort: 2, hostPort: 9}]"),
             "spec.containers[0].ports[1]: hostPort 9 is used twice",
         ),
-        (container("imagePullPolicy: Sometimes"), "spec.containers[0].imagePullPolicy: `Sometimes` is none of"),
+        (
+            container("imagePullPolicy: Sometimes"),
+            "spec.containers[0].imagePullPolicy: `Sometimes` is none of",
+        ),
         (
             container("volumeMounts: [{name: v, mountPath: /v}]"),
             "spec.containers[0].volumeMounts[0]: there is no volume `v`",
@@ -273,8 +298,14 @@ fn wrong_values_are_refused_with_the_path_and_the_reason() {
             container("resources: {requests: {memory: 2Gi}, limits: {memory: 1Gi}}"),
             "spec.containers[0].resources.requests.memory: is more than the limit",
         ),
-        (container("resources: {limits: {cpu: lots}}"), "spec.containers[0].resources.limits.cpu: `lots` is no quantity"),
-        (container("resources: {limits: {cpu: -1}}"), "spec.containers[0].resources.limits.cpu: `-1` is no quantity"),
+        (
+            container("resources: {limits: {cpu: lots}}"),
+            "spec.containers[0].resources.limits.cpu: `lots` is no quantity",
+        ),
+        (
+            container("resources: {limits: {cpu: -1}}"),
+            "spec.containers[0].resources.limits.cpu: `-1` is no quantity",
+        ),
         (
             container("securityContext: {privileged: true, allowPrivilegeEscalation: false}"),
             "spec.containers[0].securityContext.allowPrivilegeEscalation: cannot be false",

@@ -2,7 +2,6 @@
 
 use super::{
     ManifestError, names,
-    quantity::Quantity,
     reader::{Item, Object, Result, shown},
 };
 use std::{collections::BTreeSet, path::PathBuf};
@@ -122,15 +121,7 @@ fn empty_dir(mut object: Object) -> Result<VolumeSource> {
     let memory = object.word("medium", &[("", false), ("Memory", true)])?.unwrap_or(false);
     let limit = match object.take("sizeLimit") {
         None => None,
-        Some(item) => {
-            let text = match &item.value {
-                serde_yaml_ng::Value::Number(number) => number.to_string(),
-                _ => item.value.as_str().unwrap_or_default().to_owned(),
-            };
-            let limit = Quantity::parse(&text)
-                .map_err(|error| object.wrong("sizeLimit", format!("`{}` {error}", shown(&text))))?;
-            Some(limit.value()).filter(|bytes| *bytes > 0)
-        }
+        Some(item) => Some(item.quantity()?.value()).filter(|bytes| *bytes > 0),
     };
     if limit.is_some() && !memory {
         // The kubelet evicts the pod when it is passed; nobody would here.

@@ -13,9 +13,7 @@ use super::{
     qos,
 };
 use anyhow::{Context as _, bail};
-use api::cri::{
-    ContainerState, Image, PodSandboxConfig, PodSandboxStatusRequest, RunPodSandboxRequest,
-};
+use api::cri::{ContainerState, Image, PodSandboxConfig, PodSandboxStatusRequest, RunPodSandboxRequest};
 use std::{collections::BTreeMap, fs};
 
 /// A pod whose sandbox is ready and whose containers are still to be made.
@@ -72,7 +70,9 @@ pub(crate) async fn bring_up(client: &Client, pod: Pod, places: &Places) -> anyh
     let pods = find::pods(&mut client.clone()).await?;
     let replaced = replaceable(&pods, &pod, places)?;
     for old in &replaced {
-        stop::stop_sandbox(client, &old.id).await.with_context(|| format!("cannot stop pod {}", old.full_name()))?;
+        stop::stop_sandbox(client, &old.id)
+            .await
+            .with_context(|| format!("cannot stop pod {}", old.full_name()))?;
         stop::remove(client, old, places).await?;
     }
     let known = pods.iter().filter(|pod| !replaced.iter().any(|old| old.id == pod.id));
@@ -108,7 +108,8 @@ async fn run(client: &Client, sandbox: &PodSandboxConfig) -> anyhow::Result<(Str
 
 /// A version 4 UUID, as the API server gives pods.
 fn random_uid() -> anyhow::Result<String> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/uuid").context("the kernel gives no random number")?;
+    let text =
+        fs::read_to_string("/proc/sys/kernel/random/uuid").context("the kernel gives no random number")?;
     Ok(text.trim().to_owned())
 }
 
@@ -118,7 +119,8 @@ fn masked_cpus() -> Vec<String> {
     let cpu = |entry: std::io::Result<fs::DirEntry>| {
         let entry = entry.ok()?;
         let name = entry.file_name().into_string().ok()?;
-        let is_cpu = name.strip_prefix("cpu").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+        let is_cpu =
+            name.strip_prefix("cpu").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
         (is_cpu && fs::metadata(entry.path().join("thermal_throttle")).is_ok()).then_some(name)
     };
     let mut cpus: Vec<String> = entries.filter_map(cpu).collect();

@@ -13,7 +13,11 @@ pub(crate) fn config(dns: &Dns) -> Option<DnsConfig> {
     if !dns.own_only && *dns == Dns::default() {
         return None;
     }
-    let host = if dns.own_only { DnsConfig::default() } else { host(&read("/etc/resolv.conf"), || read(BEHIND_STUB)) };
+    let host = if dns.own_only {
+        DnsConfig::default()
+    } else {
+        host(&read("/etc/resolv.conf"), || read(BEHIND_STUB))
+    };
     Some(merged(host, dns))
 }
 

@@ -21,7 +21,10 @@ pub(crate) async fn ensure(client: &Client, container: &Container) -> anyhow::Re
     match there {
         Some(image) => Ok(image),
         None if container.pull == PullPolicy::Never => {
-            bail!("image {name} of container {} is not there, and its imagePullPolicy is Never", container.name)
+            bail!(
+                "image {name} of container {} is not there, and its imagePullPolicy is Never",
+                container.name
+            )
         }
         None => {
             let id = pull::fetch(client, name).await?;

@@ -21,7 +21,10 @@ pub(crate) enum Phase {
     Waiting,
     Running,
     /// With its exit code, and when that was seen.
-    Ended { code: i32, at: Duration },
+    Ended {
+        code: i32,
+        at: Duration,
+    },
 }
 
 #[derive(Clone, Debug)]

@@ -33,11 +33,13 @@ use supervise::{Outcome, Supervisor};
 /// of the first container that failed. The pod stays listed, with its logs, until `peapod rm` or the next
 /// run; an ended pod of the same name is replaced, a living one is not.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  peapod run pod.yaml\n  peapod run -d pod.yaml\n  kubectl run web --image nginx \
+#[command(
+    after_help = "Examples:\n  peapod run pod.yaml\n  peapod run -d pod.yaml\n  kubectl run web --image nginx \
                         --dry-run=client -o yaml | peapod run -\n\n\
                         Fields of a Pod that peapod run does not obey are refused by their name.\n\
                         Without imagePullPolicy an image is pulled only if it is not there, `:latest` too.\n\
-                        Without seccompProfile a container gets RuntimeDefault.")]
+                        Without seccompProfile a container gets RuntimeDefault."
+)]
 pub(crate) struct Run {
     /// Return when the containers run; nothing restarts them then
     #[arg(short, long)]

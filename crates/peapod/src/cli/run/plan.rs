@@ -4,8 +4,8 @@ use super::{
     super::{
         find::CONTAINER_NAME,
         manifest::{
-            Container, EnvVar, GroupsPolicy, Kind, Pod, Propagation, Protocol, Seccomp, VolumeSource, environment,
-            expand,
+            Container, EnvVar, GroupsPolicy, Kind, Pod, Propagation, Protocol, Seccomp, VolumeSource,
+            environment, expand,
         },
     },
     places::PodPlaces,
@@ -13,9 +13,9 @@ use super::{
 };
 use api::cri::{
     Capability, ContainerConfig, ContainerMetadata, DnsConfig, Image, ImageSpec, Int64Value, KeyValue,
-    LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
-    MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping,
-    SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
+    LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
+    Mount, MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    PortMapping, SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -31,7 +31,9 @@ pub(crate) const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 pub(crate) enum PlanError {
     #[error("container {0} has runAsNonRoot, and would run as root")]
     Root(String),
-    #[error("container {name} has runAsNonRoot, and its image's user `{user}` is no number, so it may be root")]
+    #[error(
+        "container {name} has runAsNonRoot, and its image's user `{user}` is no number, so it may be root"
+    )]
     MaybeRoot { name: String, user: String },
 }
 
@@ -194,7 +196,9 @@ impl Plan {
         };
         let mut mounts = Vec::new();
         for wanted in &container.mounts {
-            let Some(volume) = self.pod.volumes.iter().find(|volume| volume.name == wanted.volume) else { continue };
+            let Some(volume) = self.pod.volumes.iter().find(|volume| volume.name == wanted.volume) else {
+                continue;
+            };
             let place = match &volume.source {
                 VolumeSource::EmptyDir | VolumeSource::Memory { .. } => self.places.volume(&volume.name),
                 VolumeSource::HostPath { path, .. } => path.clone(),
@@ -205,16 +209,25 @@ impl Plan {
                 Propagation::Bidirectional => MountPropagation::PropagationBidirectional,
             };
             let readonly = wanted.read_only;
-            mounts.push(Mount { readonly, propagation: propagation.into(), ..mount(&wanted.mount_path, &place) });
+            mounts.push(Mount {
+                readonly,
+                propagation: propagation.into(),
+                ..mount(&wanted.mount_path, &place)
+            });
         }
         // A volume at that very place wins.
         if !container.mounts.iter().any(|mount| mount.mount_path == container.termination_path) {
-            mounts.push(mount(&container.termination_path, &self.places.termination(&container.name, attempt)));
+            mounts
+                .push(mount(&container.termination_path, &self.places.termination(&container.name, attempt)));
         }
         mounts
     }
 
-    fn security(&self, container: &Container, image: &Image) -> Result<LinuxContainerSecurityContext, PlanError> {
+    fn security(
+        &self,
+        container: &Container,
+        image: &Image,
+    ) -> Result<LinuxContainerSecurityContext, PlanError> {
         let (pod, own) = (&self.pod.security, &container.security);
         let uid = own.user.uid.or(pod.user.uid);
         let image_uid = image.uid.as_ref().map(|uid| uid.value);
@@ -228,7 +241,10 @@ impl Plan {
             match uid {
                 Some(0) => return Err(PlanError::Root(container.name.clone())),
                 None => {
-                    return Err(PlanError::MaybeRoot { name: container.name.clone(), user: username.to_owned() });
+                    return Err(PlanError::MaybeRoot {
+                        name: container.name.clone(),
+                        user: username.to_owned(),
+                    });
                 }
                 Some(_) => {}
             }
@@ -260,7 +276,9 @@ impl Plan {
 
     fn masked_paths(&self) -> Vec<String> {
         let mut paths = texts(MASKED);
-        paths.extend(self.masked_cpus.iter().map(|cpu| format!("/sys/devices/system/cpu/{cpu}/thermal_throttle")));
+        paths.extend(
+            self.masked_cpus.iter().map(|cpu| format!("/sys/devices/system/cpu/{cpu}/thermal_throttle")),
+        );
         paths
     }
 }
@@ -317,7 +335,9 @@ mod tests {
     use crate::cli::manifest::parse;
 
     fn plan(spec: &str) -> Plan {
-        let text = format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p, labels: {{a: b}}}}, spec: {{{spec}}}}}");
+        let text = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: p, labels: {{a: b}}}}, spec: {{{spec}}}}}"
+        );
         let places = PodPlaces { home: "/v/uid".into(), logs: "/l/default_p_uid".into() };
         let pod = parse(&text).expect("a manifest");
         Plan { pod, uid: "uid".into(), places, memory: 1 << 30, masked_cpus: vec!["cpu0".into()] }
@@ -327,7 +347,10 @@ mod tests {
         Image { id: "sha256:1".into(), ..Image::default() }
     }
 
-    fn first(plan: &Plan, image: &Image) -> Result<(ContainerConfig, LinuxContainerSecurityContext), PlanError> {
+    fn first(
+        plan: &Plan,
+        image: &Image,
+    ) -> Result<(ContainerConfig, LinuxContainerSecurityContext), PlanError> {
         let config = plan.container(&plan.pod.containers[0], 2, image)?;
         let security = config.linux.clone().and_then(|linux| linux.security_context).expect("always set");
         Ok((config, security))
@@ -342,12 +365,18 @@ mod tests {
         );
         let config = plan.sandbox(None);
         let metadata = config.metadata.expect("always set");
-        assert_eq!((metadata.name.as_str(), metadata.namespace.as_str(), metadata.uid.as_str()), ("p", "default", "uid"));
+        assert_eq!(
+            (metadata.name.as_str(), metadata.namespace.as_str(), metadata.uid.as_str()),
+            ("p", "default", "uid")
+        );
         assert_eq!((config.hostname.as_str(), config.log_directory.as_str()), ("h", "/l/default_p_uid"));
         assert_eq!(config.labels["io.kubernetes.pod.uid"], "uid");
         assert_eq!(config.labels["a"], "b");
         assert_eq!(config.port_mappings.len(), 1);
-        assert_eq!((config.port_mappings[0].host_port, config.port_mappings[0].host_ip.as_str()), (8080, "127.0.0.1"));
+        assert_eq!(
+            (config.port_mappings[0].host_port, config.port_mappings[0].host_ip.as_str()),
+            (8080, "127.0.0.1")
+        );
         let security = config.linux.and_then(|linux| linux.security_context).expect("always set");
         // A group without a user would be refused.
         assert_eq!((security.run_as_user, security.run_as_group), (None, None));
@@ -367,7 +396,9 @@ mod tests {
         assert!(security.privileged);
         assert_eq!(security.namespace_options.expect("set").network(), NamespaceMode::Node);
         let (_, security) = first(&plan, &image()).expect("a plan");
-        assert!(security.privileged && security.masked_paths.is_empty() && security.readonly_paths.is_empty());
+        assert!(
+            security.privileged && security.masked_paths.is_empty() && security.readonly_paths.is_empty()
+        );
     }
 
     #[test]
@@ -400,11 +431,14 @@ mod tests {
             .iter()
             .map(|m| (m.container_path.as_str(), m.host_path.as_str(), m.readonly))
             .collect();
-        assert_eq!(mounts, [
-            ("/e", "/v/uid/volumes/e", false),
-            ("/h", "/srv", true),
-            ("/dev/termination-log", "/v/uid/containers/c/2", false)
-        ]);
+        assert_eq!(
+            mounts,
+            [
+                ("/e", "/v/uid/volumes/e", false),
+                ("/h", "/srv", true),
+                ("/dev/termination-log", "/v/uid/containers/c/2", false)
+            ]
+        );
         assert_eq!(config.mounts[1].propagation(), MountPropagation::PropagationHostToContainer);
     }
 

@@ -41,9 +41,13 @@ fn quota(milli: i64) -> i64 {
 }
 
 fn class(pod: &Pod) -> Class {
-    let nothing = |r: &Resources| [r.cpu_request, r.cpu_limit, r.memory_request, r.memory_limit].iter().all(zero);
+    let nothing =
+        |r: &Resources| [r.cpu_request, r.cpu_limit, r.memory_request, r.memory_limit].iter().all(zero);
     let all_limited = |r: &Resources| {
-        !zero(&r.cpu_limit) && !zero(&r.memory_limit) && r.cpu_request == r.cpu_limit && r.memory_request == r.memory_limit
+        !zero(&r.cpu_limit)
+            && !zero(&r.memory_limit)
+            && r.cpu_request == r.cpu_limit
+            && r.memory_request == r.memory_limit
     };
     if pod.containers.iter().all(|c| nothing(&c.resources)) {
         Class::BestEffort

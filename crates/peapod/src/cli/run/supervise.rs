@@ -209,7 +209,10 @@ impl Supervisor {
             sandbox_config: Some(self.sandbox.clone()),
         };
         let created = self.client.runtime.create_container(request).await.map_err(|s| told(&s));
-        Ok(created.with_context(|| format!("cannot make container {}", container.name))?.into_inner().container_id)
+        Ok(created
+            .with_context(|| format!("cannot make container {}", container.name))?
+            .into_inner()
+            .container_id)
     }
 
     fn failed(&mut self, unit: usize, error: &anyhow::Error) -> anyhow::Result<()> {
@@ -348,10 +351,11 @@ impl Supervisor {
     fn running(&self) -> Vec<Stopping> {
         let units = self.plan.pod.containers.iter().zip(&self.made).enumerate();
         let running = units.filter(|(unit, _)| self.machine.phase(*unit) == Phase::Running);
-        let stopping = |(_, (container, made)): (usize, (&super::super::manifest::Container, &Option<(String, _)>))| {
-            let (id, _) = made.as_ref()?;
-            Some(Stopping { id: id.clone(), sidecar: container.kind == Kind::Sidecar })
-        };
+        let stopping =
+            |(_, (container, made)): (usize, (&super::super::manifest::Container, &Option<(String, _)>))| {
+                let (id, _) = made.as_ref()?;
+                Some(Stopping { id: id.clone(), sidecar: container.kind == Kind::Sidecar })
+            };
         running.filter_map(stopping).collect()
     }
 }

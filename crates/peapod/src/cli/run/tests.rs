@@ -1,1 +1,0 @@
-//! `peapod run` against a daemon that is none.
