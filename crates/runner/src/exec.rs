@@ -6,10 +6,11 @@ use crate::{
     init::{self, Joining},
     plan::process::ProcessPlan,
 };
+use std::time::Duration;
 use sys::{
     clone::{Child, Clone},
     rustix::{
-        fd::AsFd,
+        fd::{AsFd, BorrowedFd},
         io::Errno,
         thread::{ThreadNameSpaceType, UnshareFlags},
     },
@@ -44,8 +45,8 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Execed, ExecError> {
     let child = in_pid_namespace(Some(PidNamespace::Of(request.container)), || {
         spawn(&wanted, joining, init::further)
     });
-    let child = child.map_err(gone)?;
-    let terminal = channel::await_ready(&channel, &child).map_err(gone)?;
+    let child = child.map_err(gone(request.container))?;
+    let terminal = channel::await_ready(&channel, &child).map_err(gone(request.container))?;
     if let Err(error) = channel::start(&channel, &program) {
         channel::end(&child);
         return Err(error.into());
@@ -55,11 +56,20 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Execed, ExecError> {
 }
 
 /// A container without living processes takes no new one: ESRCH from setns, ENOMEM from a clone into a PID
-/// namespace whose first process has ended (clone(2)).
-fn gone(error: RunnerError) -> RunnerError {
-    match error {
-        RunnerError::Step { source: Errno::SRCH, .. } => RunnerError::Gone,
-        RunnerError::Step { source: Errno::NOMEM, step } if step == "clone" => RunnerError::Gone,
-        other => other,
+/// namespace whose first process has ended (clone(2)); a child that was in it already is killed.
+fn gone(container: BorrowedFd<'_>) -> impl Fn(RunnerError) -> RunnerError {
+    move |error| {
+        let says_so = match &error {
+            RunnerError::Step { source, .. } => matches!(*source, Errno::SRCH | Errno::NOMEM),
+            RunnerError::Died { .. } => true,
+            RunnerError::Unsupported { .. }
+            | RunnerError::Invalid { .. }
+            | RunnerError::Cgroup(_)
+            | RunnerError::Seccomp(_)
+            | RunnerError::Gone
+            | RunnerError::TooSlow { .. } => false,
+        };
+        let ended = says_so && sys::pidfd::ended_within(container, Duration::ZERO) == Ok(true);
+        if ended { RunnerError::Gone } else { error }
     }
 }
