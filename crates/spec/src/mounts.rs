@@ -3,7 +3,7 @@
 use crate::{Input, SpecError};
 use oci_spec::runtime::{Mount, MountBuilder};
 use std::path::{Path, PathBuf};
-use types::{container::Propagation, pod::NsMode};
+use types::container::Propagation;
 
 /// In the order in which they are mounted. A mount of the request at one of these places takes the
 /// default's place.
@@ -16,11 +16,8 @@ pub(crate) fn mounts(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {
             all.push(default);
         }
     }
-    // By depth, so that none hides one that was mounted before it; stable: of two at one place the last
-    // one of the request is seen.
-    let mut by_depth: Vec<_> = input.container.mounts.iter().zip(asked).collect();
-    by_depth.sort_by_key(|(_, at)| at.components().count());
-    for (mount, at) in by_depth {
+    let kernels = all.iter().filter(|mount| mount.typ().as_deref() != Some("bind")).count();
+    for (mount, at) in input.container.mounts.iter().zip(asked) {
         if at == Path::new("/") {
             return Err(SpecError::new("config.mounts", "a mount at `/` would hide the image"));
         }
@@ -34,6 +31,12 @@ pub(crate) fn mounts(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {
             &at,
             &["rbind", propagation, if mount.readonly { "ro" } else { "rw" }],
         )?);
+    }
+    // The binds by depth, the pod's files among them, so that none hides one that was mounted before it:
+    // /etc/resolv.conf is seen in a volume at /etc too. Stable: of two at one place the last one of the
+    // request is seen.
+    if let Some(binds) = all.get_mut(kernels..) {
+        binds.sort_by_key(|mount| mount.destination().components().count());
     }
     Ok(all)
 }
@@ -53,16 +56,9 @@ fn defaults(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {
         )?,
         kernel("mqueue", "/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
     ];
-    // sysfs shows the network namespace of who mounts it, which a pod in the node's network does not own.
-    if input.pod.namespaces.network == NsMode::Node && !privileged {
-        all.push(bind(
-            Path::new("/sys"),
-            Path::new("/sys"),
-            &["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro"],
-        )?);
-    } else {
-        all.push(kernel("sysfs", "/sys", "sysfs", &["nosuid", "noexec", "nodev", sys])?);
-    }
+    // Also in the node's network an instance of its own, not a bind of the node's /sys: `ro` holds for
+    // the mount itself alone, and debugfs, bpf and others beneath it would stay writable.
+    all.push(kernel("sysfs", "/sys", "sysfs", &["nosuid", "noexec", "nodev", sys])?);
     all.push(kernel("cgroup", "/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys])?);
     let shm = places.shm.as_deref().unwrap_or(Path::new("/dev/shm"));
     all.push(bind(shm, Path::new("/dev/shm"), &["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"])?);

@@ -213,7 +213,7 @@ fn the_nodes_network_and_one_pid_namespace() {
     let text = shown(&spec(&case).expect("a spec"));
     for line in [
         r#"namespace {"path":"/proc/7/ns/pid","type":"pid"}"#,
-        "mount bind /sys at /sys (rbind,rprivate,nosuid,noexec,nodev,ro)",
+        "mount sysfs sysfs at /sys (nosuid,noexec,nodev,ro)",
         "mount bind /dev/shm at /dev/shm (rbind,rprivate,rw,nosuid,noexec,nodev)",
     ] {
         assert!(text.contains(line), "no line {line} in\n{text}");
@@ -237,4 +237,23 @@ fn what_cannot_be_said_in_a_spec_is_refused_by_name() {
         propagation: Propagation::Private,
     }];
     assert_eq!(spec(&root).expect_err("over the root").field, "config.mounts");
+}
+
+#[test]
+fn a_volume_at_etc_does_not_hide_the_pods_files() {
+    let mut case = case();
+    let bind = |container_path: &str| Mount {
+        container_path: container_path.to_owned(),
+        host_path: "/srv".into(),
+        readonly: false,
+        propagation: Propagation::Private,
+    };
+    case.container.mounts = vec![bind("/etc/deep/er"), bind("/etc"), bind("/etc/hosts")];
+    let text = shown(&spec(&case).expect("a spec"));
+    let at: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("mount bind ")?.split(' ').nth(2))
+        .filter(|at| at.starts_with("/etc"))
+        .collect();
+    assert_eq!(at, ["/etc", "/etc/hostname", "/etc/resolv.conf", "/etc/hosts", "/etc/deep/er"]);
 }
