@@ -279,3 +279,11 @@ fn gone_is_fine<T>(found: Result<T, EngineError>) -> Result<Option<T>, EngineErr
         ) => Err(other),
     }
 }
+
+#[cfg(test)]
+impl<H: Host> Engine<H> {
+    /// How many records a table has.
+    pub(crate) fn records(&self, table: store::Table) -> usize {
+        self.core.store().scan(table).expect("readable").len()
+    }
+}

@@ -78,6 +78,11 @@ impl PodShared {
         self.lock().remove(id);
     }
 
+    /// Lets go of the containers' tasks: each ends when it has done what it was asked.
+    pub(crate) fn let_go(&self) {
+        self.lock().clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerId, ContainerHandle>> {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -24,12 +24,18 @@ mod core;
 mod engine;
 mod error;
 mod events;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod host;
 mod index;
 mod names;
 pub mod pod;
 mod record;
 mod recover;
+#[cfg(any(test, feature = "fake"))]
+pub mod suite;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use crate::core::{Go, Parts, Probe, Random};

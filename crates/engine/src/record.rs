@@ -1,7 +1,7 @@
 //! What is on disk: the plan and the phase of each pod and container, as versioned JSON.
 //!
 //! A field is only ever added with a default, a version only ever added with a reader for the older
-//! ones; the files in `testdata/` are what released daemons wrote and are never edited.
+//! ones; the files in `tests/testdata/` are what released daemons wrote and are never edited.
 
 use crate::{
     container::{self, plan::ContainerPlan},

@@ -52,6 +52,8 @@ impl<H> Drop for Task<H> {
         if let Some(listener) = self.listener.take() {
             listener.abort();
         }
+        // They hold what holds them.
+        self.shared.let_go();
     }
 }
 
