@@ -268,7 +268,8 @@ fn only_listed_and_default_devices_can_be_opened() {
         let json = r#"{"devices":[{"allow":false,"access":"rwm"},
             {"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#;
         let made = group(&mounts, "devices", json);
-        let dir = format!("/tmp/peapod-test-{}-devices-{:?}", std::process::id(), mounts.version());
+        // Not in /tmp, which may be mounted nodev.
+        let dir = format!("/var/tmp/peapod-test-{}-devices-{:?}", std::process::id(), mounts.version());
         let script = format!(
             "mkdir {dir} && cd {dir} || exit 2
             mknod kmsg c 1 11 && mknod loop c 10 237 && mknod disk b 7 0 && mknod mem c 1 1 || exit 3
