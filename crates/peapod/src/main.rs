@@ -1,17 +1,27 @@
 //! peapod: the daemon and its command line.
 #![forbid(unsafe_code)]
 
+mod app;
 mod cli;
+#[cfg(feature = "crash-points")]
+mod crash;
+mod host;
+mod listen;
+mod logging;
+mod notify;
 
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
-    cli::main(serve)
-}
+/// The hidden command of the daemon's one-shot child.
+const UNPACK: &str = "unpack-layer";
 
-/// `peapod serve`.
-fn serve(args: cli::Serve) -> anyhow::Result<()> {
-    let (file, flags) = args.into_parts();
-    config::Config::load(file.as_deref(), &flags)?;
-    anyhow::bail!("this build has no daemon")
+fn main() -> ExitCode {
+    // It confines its one thread and drops what it may do: before any other thread exists.
+    if std::env::args_os().nth(1).is_some_and(|word| word == UNPACK) {
+        return image::unpack_child_main();
+    }
+    cli::main(|args| {
+        let (file, flags) = args.into_parts();
+        app::serve(file.as_deref(), &flags)
+    })
 }
