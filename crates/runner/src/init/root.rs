@@ -35,9 +35,8 @@ pub(super) fn mount(plan: &RootPlan) -> Result<RootFd, Failure> {
             if let Some(from) = from {
                 chdir(from.as_c_str()).step_with(|| format!("enter {}", from.to_string_lossy()))?;
             }
-            mount::mount(source, &plan.at, kind, *flags, data).step_with(|| {
-                format!("mount the root ({}: {})", kind.to_string_lossy(), data.to_string_lossy())
-            })?;
+            mount::mount(source, &plan.at, kind, *flags, data)
+                .step_with(|| format!("mount the root ({}: {})", kind.to_string_lossy(), shown(data)))?;
         }
         (RootKind::Bind { options, .. }, Some(bound)) => {
             let at = fs::open(plan.at.as_c_str(), DIRECTORY, Mode::empty()).step("open the bundle")?;
@@ -54,6 +53,16 @@ pub(super) fn mount(plan: &RootPlan) -> Result<RootFd, Failure> {
         (RootKind::Bind { .. }, None) => return Err(Errno::INVAL).step("mount the root"),
     }
     RootFd::open(plan.at.as_c_str()).step("open the new root")
+}
+
+/// The options for a message: of many layers the first and the directories that are written.
+fn shown(data: &std::ffi::CStr) -> String {
+    let text = data.to_string_lossy();
+    if text.len() <= 400 {
+        return text.into_owned();
+    }
+    let cut = |at: usize| (at..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{} ... {}", &text[..cut(200)], &text[cut(text.len() - 200)..])
 }
 
 /// Makes it the root of this mount namespace, in which nothing of the host is then left.
