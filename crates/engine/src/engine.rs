@@ -88,7 +88,8 @@ impl<H: Host> Engine<H> {
     pub async fn stop_pod(&self, pod: &str) -> Result<(), EngineError> {
         let guard = self.core.work.begin()?;
         let Some(handle) = gone_is_fine(self.pod_handle(pod))? else { return Ok(()) };
-        ask(&handle.task, Some(guard), pod::task::Ask::Stop).await.unwrap_or(Ok(()))
+        let asked = ask(&handle.task, Some(guard), pod::task::Ask::Stop).await;
+        asked.unwrap_or_else(|| self.pod_went(&handle))
     }
 
     /// RemovePodSandbox: stops it and forgets it with its containers. An unknown pod is removed.
@@ -98,7 +99,8 @@ impl<H: Host> Engine<H> {
     pub async fn remove_pod(&self, pod: &str) -> Result<(), EngineError> {
         let guard = self.core.work.begin()?;
         let Some(handle) = gone_is_fine(self.pod_handle(pod))? else { return Ok(()) };
-        ask(&handle.task, Some(guard), pod::task::Ask::Remove).await.unwrap_or(Ok(()))
+        let asked = ask(&handle.task, Some(guard), pod::task::Ask::Remove).await;
+        asked.unwrap_or_else(|| self.pod_went(&handle))
     }
 
     /// PodSandboxStatus.
@@ -150,7 +152,7 @@ impl<H: Host> Engine<H> {
         let guard = self.core.work.begin()?;
         let Some(handle) = gone_is_fine(self.container_handle(container))? else { return Ok(()) };
         let asked = ask(&handle.task, Some(guard), |reply| container::task::Ask::Stop { grace, reply });
-        asked.await.unwrap_or(Ok(()))
+        asked.await.unwrap_or_else(|| self.container_went(&handle))
     }
 
     /// RemoveContainer: by force, if it runs. An unknown container is removed.
@@ -160,7 +162,8 @@ impl<H: Host> Engine<H> {
     pub async fn remove_container(&self, container: &str) -> Result<(), EngineError> {
         let guard = self.core.work.begin()?;
         let Some(handle) = gone_is_fine(self.container_handle(container))? else { return Ok(()) };
-        ask(&handle.task, Some(guard), container::task::Ask::Remove).await.unwrap_or(Ok(()))
+        let asked = ask(&handle.task, Some(guard), container::task::Ask::Remove).await;
+        asked.unwrap_or_else(|| self.container_went(&handle))
     }
 
     /// ContainerStatus.
@@ -228,7 +231,7 @@ impl<H: Host> Engine<H> {
         match said.timed_out {
             false => Ok(said),
             true => Err(EngineError::DeadlineExceeded {
-                doing: format!("the command, killed after {:?},", timeout.unwrap_or_default()),
+                doing: format!("the command was killed after {:?}", timeout.unwrap_or_default()),
                 source: None,
             }),
         }
@@ -243,6 +246,21 @@ impl<H: Host> Engine<H> {
         let handle = self.container_handle(text)?;
         let asked = ask(&handle.task, guard, make).await;
         asked.unwrap_or_else(|| Err(no_such("container", text, NoSuch::Unknown)))
+    }
+
+    /// No answer came: the pod is gone, which is fine, or its task has panicked.
+    fn pod_went(&self, handle: &PodHandle) -> Result<(), EngineError> {
+        match self.core.index.pod(handle.id.as_str()) {
+            Ok(_) => Err(EngineError::task_died("pod sandbox")),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn container_went(&self, handle: &ContainerHandle) -> Result<(), EngineError> {
+        match self.core.index.container(handle.id.as_str()) {
+            Ok(_) => Err(EngineError::task_died("container")),
+            Err(_) => Ok(()),
+        }
     }
 
     fn pod_handle(&self, text: &str) -> Result<PodHandle, EngineError> {

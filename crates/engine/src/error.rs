@@ -62,9 +62,9 @@ pub enum EngineError {
         source: Option<Cause>,
     },
     /// It took too long; what was begun may go on.
-    #[error("{doing} took too long")]
+    #[error("{doing}: it took too long")]
     DeadlineExceeded {
-        /// What was being done.
+        /// What was being done: `cannot ...`.
         doing: String,
         /// More, if there is more.
         #[source]
@@ -106,14 +106,29 @@ impl EngineError {
         EngineError::Internal { doing: format!("the {what}'s task ended without an answer"), source: None }
     }
 
+    /// The same failure, said of the image that was asked for, if it is that.
+    pub(crate) fn image(image: &str, doing: &str, error: HostError) -> Self {
+        match error.fault {
+            Fault::NotFound => {
+                EngineError::NotFound { what: "image", id: image.to_owned(), source: Some(Arc::new(error)) }
+            }
+            Fault::Invalid(_)
+            | Fault::Precondition
+            | Fault::Exhausted
+            | Fault::Deadline
+            | Fault::ShimGone
+            | Fault::Internal => EngineError::host(doing, error),
+        }
+    }
+
     /// The same failure, said of what the host was asked for.
     pub(crate) fn host(doing: &str, error: HostError) -> Self {
         let fault = error.fault;
         let doing = doing.to_owned();
-        let text = error.to_string();
         let source: Option<Cause> = Some(Arc::new(error));
         match fault {
-            Fault::NotFound => EngineError::NotFound { what: "image", id: text, source },
+            // Only an image can be missing, and who asked for it by name says so with its name.
+            Fault::NotFound => EngineError::FailedPrecondition { why: doing, source },
             Fault::Invalid(field) => EngineError::InvalidArgument { field, why: doing, source },
             Fault::Precondition => EngineError::FailedPrecondition { why: doing, source },
             Fault::Exhausted => EngineError::ResourceExhausted { why: doing, source },

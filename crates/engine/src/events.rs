@@ -18,6 +18,10 @@ use tokio::{
 /// How many asks of one object may wait: more is a caller that does not wait for answers.
 pub(crate) const MAILBOX: usize = 64;
 
+/// How often a task that panics is replaced: a runtime that is being torn down drops what it is
+/// given, which must not go on for ever.
+pub(crate) const MOST_PANICS: u32 = 100;
+
 /// How long to wait before a shim that could not be asked is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -71,11 +75,19 @@ pub(crate) async fn ask_all(
 ) -> Result<(), EngineError> {
     let mut answers = Vec::new();
     for child in pod.children() {
-        answers.extend(post(&child.task, None, &make).await);
+        answers.push((post(&child.task, None, &make).await, child.id));
     }
     let mut result = Ok(());
-    for answer in answers {
-        result = result.and(answer.await.unwrap_or(Ok(())));
+    for (answer, id) in answers {
+        let answer = match answer {
+            Some(answer) => answer.await.ok(),
+            None => None,
+        };
+        result = result.and(match (answer, pod.child(&id)) {
+            (Some(answer), _) => answer,
+            (None, None) => Ok(()),
+            (None, Some(_)) => Err(EngineError::task_died("container")),
+        });
     }
     result
 }

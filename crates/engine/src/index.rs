@@ -78,6 +78,12 @@ impl PodShared {
         self.lock().remove(id);
     }
 
+    pub(crate) fn replace_task(&self, id: &ContainerId, task: &mpsc::Sender<container::task::Ask>) {
+        if let Some(child) = self.lock().get_mut(id) {
+            child.task = task.clone();
+        }
+    }
+
     /// Lets go of the containers' tasks: each ends when it has done what it was asked.
     pub(crate) fn let_go(&self) {
         self.lock().clear();
@@ -198,6 +204,24 @@ impl Index {
 
     pub(crate) fn remove_container(&self, id: &ContainerId) {
         self.write().containers.remove(id.as_str());
+    }
+
+    /// Another task owns the pod now. `false`: it is gone.
+    pub(crate) fn replace_pod_task(&self, id: &PodId, task: &mpsc::Sender<pod::task::Ask>) -> bool {
+        let mut inner = self.write();
+        let entry = inner.pods.get_mut(id.as_str());
+        entry.map(|entry| entry.handle.task = task.clone()).is_some()
+    }
+
+    /// Another task owns the container now. `false`: it is gone.
+    pub(crate) fn replace_container_task(
+        &self,
+        id: &ContainerId,
+        task: &mpsc::Sender<container::task::Ask>,
+    ) -> bool {
+        let mut inner = self.write();
+        let entry = inner.containers.get_mut(id.as_str());
+        entry.map(|entry| entry.handle.task = task.clone()).is_some()
     }
 
     pub(crate) fn show_pod(&self, view: PodView) {

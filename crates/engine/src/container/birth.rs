@@ -59,7 +59,7 @@ pub(crate) fn new<H: Host>(
 }
 
 /// What became of a request.
-enum Made<H> {
+enum Made<H: Host> {
     Container(Task<H>),
     /// It failed, and something of it could not be dropped: it is kept, so that Remove finishes it.
     Remains(Task<H>, EngineError),
@@ -76,7 +76,8 @@ async fn make<H: Host>(
     let doing = "cannot create the container";
     // Up to the first commit nothing is touched.
     let decided = async {
-        let image = core.host.image(&spec).await.map_err(|error| EngineError::host(doing, error))?;
+        let image = core.host.image(&spec).await;
+        let image = image.map_err(|error| EngineError::image(&spec.image, doing, error))?;
         let plan = plan::plan(&pod.plan, id, spec, image, core.now())?;
         let oci = plan::oci_spec(&pod.plan, up, &plan)?;
         core.commit("container.planned", record::put_container(&plan, &Phase::Creating)).await?;
@@ -87,13 +88,13 @@ async fn make<H: Host>(
         Err(error) => return Made::Nothing(error),
     };
     let (core, pod, plan) = (Arc::clone(core), Arc::clone(pod), Arc::new(plan));
-    let mut task = Task { core, pod, plan, phase: Phase::Creating, ending: None };
+    let mut task = Task { core, pod, plan, phase: Phase::Creating, ending: None, panics: 0 };
     let cause = match run::bring_up(&task.core, &task.pod.plan, &task.plan, &oci).await {
         Ok(created) => match task.apply("container.created", Event::Made { pid: created.pid }).await {
             Ok(_) => return Made::Container(task),
             Err(unrecorded) => unrecorded,
         },
-        Err(error) => EngineError::host(doing, error),
+        Err(error) => EngineError::image(&task.plan.spec.image, doing, error),
     };
     match undo(&mut task).await {
         Ok(()) => Made::Nothing(cause),
@@ -137,7 +138,7 @@ pub(crate) fn found<H: Host>(
     core.index.add_found(handle.clone());
     pod.add(handle.clone());
     let (core, pod) = (Arc::clone(core), Arc::clone(pod));
-    let mut task = Task { core, pod, plan: Arc::new(plan), phase, ending: None };
+    let mut task = Task { core, pod, plan: Arc::new(plan), phase, ending: None, panics: 0 };
     tokio::spawn(async move {
         if task.phase == Phase::Creating {
             let interrupted =

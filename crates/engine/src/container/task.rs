@@ -10,14 +10,14 @@ use super::{
 use crate::{
     core::Core,
     error::{EngineError, chain},
-    events::Reply,
+    events::{MAILBOX, MOST_PANICS, Reply},
     host::{Exit, Host, Life},
     index::PodShared,
     record,
     view::ContainerView,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::mpsc, time::sleep_until};
+use tokio::{runtime::Handle, sync::mpsc, time::sleep_until};
 use types::Timestamp;
 
 /// What a container is asked and told.
@@ -40,12 +40,37 @@ pub(crate) enum Ask {
 }
 
 /// The container, for its task alone.
-pub(crate) struct Task<H> {
+pub(crate) struct Task<H: Host> {
     pub(super) core: Arc<Core<H>>,
     pub(super) pod: Arc<PodShared>,
     pub(super) plan: Arc<ContainerPlan>,
     pub(super) phase: Phase,
     pub(super) ending: Option<Ending>,
+    /// How often the task was replaced after a panic.
+    pub(super) panics: u32,
+}
+
+impl<H: Host> Drop for Task<H> {
+    /// A task that panics harms no other: its container is unknown until it is stopped or removed.
+    fn drop(&mut self) {
+        let again = std::thread::panicking() && self.panics < MOST_PANICS;
+        let (true, Ok(runtime)) = (again, Handle::try_current()) else { return };
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        if !self.core.index.replace_container_task(&self.plan.id, &sender) {
+            return;
+        }
+        self.pod.replace_task(&self.plan.id, &sender);
+        let (core, pod, plan) = (Arc::clone(&self.core), Arc::clone(&self.pod), Arc::clone(&self.plan));
+        let mut task =
+            Task { core, pod, plan, phase: self.phase.clone(), ending: None, panics: self.panics + 1 };
+        runtime.spawn(async move {
+            let doubt = Event::Doubtful { message: "the container's task has panicked".to_owned() };
+            if let Err(error) = task.apply("container.doubtful", doubt).await {
+                tracing::error!(container = %task.plan.id, error = chain(&error), "a state is not recorded");
+            }
+            task.serve(mailbox).await;
+        });
+    }
 }
 
 /// Whether the object is still there.

@@ -43,6 +43,7 @@ struct World {
     steps: usize,
     fail_at: Option<usize>,
     stuck: BTreeSet<&'static str>,
+    panics: BTreeSet<&'static str>,
     done: Vec<&'static str>,
     next_pid: u32,
     now: i64,
@@ -95,9 +96,16 @@ impl FakeHost {
         self.world().stuck.insert(verb);
     }
 
+    /// That verb panics, until [`FakeHost::release`].
+    pub fn panic_in(&self, verb: &'static str) {
+        self.world().panics.insert(verb);
+    }
+
     /// All verbs do their work again.
     pub fn release(&self) {
-        self.world().stuck.clear();
+        let mut world = self.world();
+        world.stuck.clear();
+        world.panics.clear();
     }
 
     /// A container's process ends by itself; its shim records it, if it lives.
@@ -176,6 +184,7 @@ impl World {
     }
 
     fn check_stuck(&mut self, verb: &'static str) -> Result<(), HostError> {
+        assert!(!self.panics.contains(verb), "{verb} was told to panic");
         match self.stuck.contains(verb) {
             false => Ok(()),
             true => {

@@ -57,7 +57,7 @@ pub(crate) fn new<H: Host>(core: &Arc<Core<H>>, id: PodId, spec: PodSpec, guard:
 }
 
 /// What became of a request.
-enum Made<H> {
+enum Made<H: Host> {
     Pod(Task<H>),
     /// It failed, and something of it could not be dropped: it is kept, so that Stop finishes it.
     Remains(Task<H>, EngineError),
@@ -77,7 +77,8 @@ async fn make<H: Host>(core: &Arc<Core<H>>, id: PodId, spec: PodSpec, me: WeakSe
         Err(error) => return Made::Nothing(error),
     };
     let shared = Arc::new(PodShared::new(plan));
-    let mut task = Task { core: Arc::clone(core), shared, phase: Phase::Creating, listener: None, me };
+    let mut task =
+        Task { core: Arc::clone(core), shared, phase: Phase::Creating, listener: None, me, panics: 0 };
     let cause = match run::bring_up(core, &task.shared.plan).await {
         Ok(up) => match task.apply("pod.ready", Event::CameUp(up)).await {
             Ok(_) => {
@@ -150,7 +151,7 @@ pub(crate) fn found<H: Host>(
         return None;
     }
     let shared = Arc::new(PodShared::new(Arc::new(plan)));
-    let mut task = Task { core: Arc::clone(core), shared, phase, listener: None, me };
+    let mut task = Task { core: Arc::clone(core), shared, phase, listener: None, me, panics: 0 };
     tokio::spawn(async move {
         let result = recover(&mut task, containers).await;
         let gone = task.phase == Phase::Creating;

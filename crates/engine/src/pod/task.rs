@@ -18,7 +18,8 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::mpsc::{Receiver, WeakSender},
+    runtime::Handle,
+    sync::mpsc::{Receiver, WeakSender, channel},
     task::AbortHandle,
 };
 use types::container::ContainerSpec;
@@ -37,7 +38,7 @@ pub(crate) enum Ask {
 }
 
 /// The pod, for its task alone.
-pub(crate) struct Task<H> {
+pub(crate) struct Task<H: Host> {
     pub(super) core: Arc<Core<H>>,
     pub(super) shared: Arc<PodShared>,
     pub(super) phase: Phase,
@@ -45,15 +46,19 @@ pub(crate) struct Task<H> {
     pub(super) listener: Option<AbortHandle>,
     /// The way back to this task, for the listener; it does not keep the task.
     pub(super) me: WeakSender<Ask>,
+    /// How often the task was replaced after a panic.
+    pub(super) panics: u32,
 }
 
-impl<H> Drop for Task<H> {
+impl<H: Host> Drop for Task<H> {
     fn drop(&mut self) {
         if let Some(listener) = self.listener.take() {
             listener.abort();
         }
-        // They hold what holds them.
-        self.shared.let_go();
+        if !(std::thread::panicking() && self.revive()) {
+            // They hold what holds them.
+            self.shared.let_go();
+        }
     }
 }
 
@@ -75,6 +80,38 @@ impl<H: Host> Task<H> {
                 }
             }
         }
+    }
+
+    /// A task that panics harms no other: its pod is not ready until it is stopped or removed.
+    /// `false`: there is no such pod any more.
+    fn revive(&self) -> bool {
+        let again = self.panics < events::MOST_PANICS;
+        let (true, Ok(runtime)) = (again, Handle::try_current()) else { return false };
+        let (sender, mailbox) = channel(events::MAILBOX);
+        if !self.core.index.replace_pod_task(&self.shared.plan.id, &sender) {
+            return false;
+        }
+        let (core, shared) = (Arc::clone(&self.core), Arc::clone(&self.shared));
+        let me = sender.downgrade();
+        let mut task =
+            Task { core, shared, phase: self.phase.clone(), listener: None, me, panics: self.panics + 1 };
+        runtime.spawn(async move {
+            let (message, left) = ("the pod's task has panicked".to_owned(), Left::Something);
+            let (event, was_ready) = match &task.phase {
+                Phase::Creating => (Event::Failed { left, message }, false),
+                Phase::Ready(_) => (Event::ShimLost { message }, true),
+                Phase::NotReady { .. } => (Event::TornDown { left, message }, false),
+            };
+            if let Err(error) = task.apply("pod.not_ready", event).await {
+                tracing::error!(pod = %task.shared.plan.id, error = chain(&error), "a state is not recorded");
+            }
+            if was_ready {
+                // Its containers run on, until it is stopped: their ends are heard.
+                task.listen(From::Nothing);
+            }
+            task.serve(mailbox).await;
+        });
+        true
     }
 
     /// Takes an event in: what changed is recorded, then shown.

@@ -180,3 +180,79 @@ async fn a_stop_of_a_created_container_ends_it() {
     house.engine.stop_container(id.as_str(), Duration::from_secs(100)).await.expect("stops at once");
     assert_eq!(house.view(id.as_str()).ended().map(|ended| ended.code), Some(137));
 }
+
+#[tokio::test]
+async fn a_panic_in_one_pods_task_harms_no_other_and_the_pod_can_be_removed() {
+    for verb in ["attach", "drop_shim", "drop_pod_dirs"] {
+        let house = House::new().await;
+        let well = house.pod("well").await;
+        let id = match verb {
+            "attach" => {
+                house.host.panic_in(verb);
+                house.engine.run_pod(pod("a")).await.expect_err("its task panics");
+                let kept = |pods: &[Arc<crate::PodView>]| {
+                    pods.iter().find(|pod| pod.plan.spec.name == "a").map(|pod| pod.plan.id.to_string())
+                };
+                loop {
+                    match kept(&house.engine.pods(&Default::default())) {
+                        Some(id) => break id,
+                        None => tokio::task::yield_now().await,
+                    }
+                }
+            }
+            _ => {
+                let id = house.pod("a").await;
+                house.running(&id, "c", "forever").await;
+                house.host.panic_in(verb);
+                house.engine.stop_pod(&id).await.expect_err("its task panics");
+                id
+            }
+        };
+        house.host.release();
+        while house.engine.pod(&id).expect("kept").state() == PodState::Ready {
+            tokio::task::yield_now().await;
+        }
+        let message = house.engine.pod(&id).expect("kept").message().to_owned();
+        assert!(message.contains("panicked"), "{verb}: {message}");
+        house.running(&well, "c", "forever").await;
+        house.engine.stop_pod(&id).await.expect("stops");
+        house.engine.remove_pod(&id).await.expect("removed");
+        house.engine.remove_pod(&well).await.expect("removed");
+        house.assert_empty(verb);
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_one_containers_task_harms_no_other_and_it_can_be_removed() {
+    for verb in ["make_rootfs", "start", "drop_container"] {
+        let house = House::new().await;
+        let pod_id = house.pod("a").await;
+        let well = house.running(&pod_id, "well", "forever").await;
+        let spec = container("c", "forever");
+        if verb == "make_rootfs" {
+            house.host.panic_in(verb);
+            house.engine.create_container(&pod_id, spec).await.expect_err("its task panics");
+        } else {
+            let id = house.engine.create_container(&pod_id, spec).await.expect("created");
+            house.host.panic_in(verb);
+            match verb {
+                "start" => house.engine.start_container(id.as_str()).await.expect_err("its task panics"),
+                _ => house.engine.remove_container(id.as_str()).await.expect_err("its task panics"),
+            };
+        }
+        house.host.release();
+        let id = loop {
+            let unknown =
+                crate::ContainerFilter { state: Some(ContainerState::Unknown), ..Default::default() };
+            match house.engine.containers(&unknown).first() {
+                Some(view) => break view.plan.id.to_string(),
+                None => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(house.view(&well).state(), ContainerState::Running);
+        house.engine.stop_container(&id, Duration::ZERO).await.expect("stops");
+        house.engine.remove_container(&id).await.expect("removed");
+        house.engine.remove_pod(&pod_id).await.expect("removed");
+        house.assert_empty(verb);
+    }
+}
