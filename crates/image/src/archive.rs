@@ -9,7 +9,10 @@ use crate::{
     image_config::ImageConfig,
     images::{Images, NewImage, Pins},
     layer::{Progress, Source},
-    manifest::{Descriptor, Document, MAX_CONFIG, MAX_DEPTH, MAX_LAYERS, MAX_MANIFEST, Manifest, ManifestError, OCI_INDEX},
+    manifest::{
+        Descriptor, Document, MAX_CONFIG, MAX_DEPTH, MAX_LAYERS, MAX_MANIFEST, Manifest, ManifestError,
+        OCI_INDEX,
+    },
     pull::{fetch_layers, linked},
     tarball::{Kind, Reader, TarError},
 };
@@ -152,7 +155,10 @@ struct Archive {
 }
 
 enum Member {
-    Content { offset: u64, size: u64 },
+    Content {
+        offset: u64,
+        size: u64,
+    },
     /// Old `docker save` stores a layer that occurs twice as a link.
     Link(String),
 }
@@ -221,7 +227,9 @@ impl Archive {
     fn read(mut file: File) -> Result<Self, ArchiveError> {
         file.rewind().map_err(ArchiveError::Spool)?;
         let mut magic = [0; 4];
-        if file.read_exact_at(&mut magic, 0).is_ok() && matches!(magic, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd]) {
+        if file.read_exact_at(&mut magic, 0).is_ok()
+            && matches!(magic, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd])
+        {
             return Err(ArchiveError::Unknown(": it is compressed, and only plain tar is taken"));
         }
         let mut members = HashMap::new();
@@ -311,8 +319,9 @@ impl Archive {
         digest: Digest,
     ) -> Result<Found, ArchiveError> {
         let config_bytes = self.verified(&manifest.config, MAX_CONFIG)?;
-        let config = ImageConfig::parse(&config_bytes, manifest.layers.len())
-            .map_err(|source| ArchiveError::Manifest { member: blob_name(&manifest.config.digest), source })?;
+        let config = ImageConfig::parse(&config_bytes, manifest.layers.len()).map_err(|source| {
+            ArchiveError::Manifest { member: blob_name(&manifest.config.digest), source }
+        })?;
         let layers: Result<Vec<_>, _> = manifest
             .layers
             .iter()
@@ -364,11 +373,20 @@ impl Archive {
             let layers: Result<Vec<_>, _> = layers.iter().map(|name| self.blob(name, None)).collect();
             let layers = layers?;
             let tags = item.repo_tags.unwrap_or_default();
-            let tags: Result<Vec<_>, _> = tags.iter().take(MAX_IMAGES).map(|tag| ImageRef::parse(tag)).collect();
-            let tags: Vec<Option<ImageRef>> = tags.map_err(ArchiveError::Name)?.into_iter().map(Some).collect();
+            let tags: Result<Vec<_>, _> =
+                tags.iter().take(MAX_IMAGES).map(|tag| ImageRef::parse(tag)).collect();
+            let tags: Vec<Option<ImageRef>> =
+                tags.map_err(ArchiveError::Name)?.into_iter().map(Some).collect();
             for tag in if tags.is_empty() { vec![None] } else { tags } {
                 let (config, config_bytes) = (config.clone(), config_bytes.clone());
-                found.push(Found { id: id.clone(), config, config_bytes, layers: layers.clone(), tag, digest: None });
+                found.push(Found {
+                    id: id.clone(),
+                    config,
+                    config_bytes,
+                    layers: layers.clone(),
+                    tag,
+                    digest: None,
+                });
             }
         }
         Ok(found)

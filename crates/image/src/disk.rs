@@ -25,8 +25,8 @@ pub(crate) struct LayersDir {
     path: PathBuf,
     fd: OwnedFd,
     next: AtomicU64,
-    /// Removals under way.
-    removing: watch::Sender<usize>,
+    /// How many [`Busy`] there are.
+    busy: watch::Sender<usize>,
 }
 
 impl LayersDir {
@@ -42,7 +42,7 @@ impl LayersDir {
             .map_err(ImageError::disk("open the directory of layers"))?;
         fs::fchmod(&fd, Mode::from_raw_mode(0o700))
             .map_err(ImageError::disk("close the directory of layers to others"))?;
-        Ok(Self { path, fd, next: AtomicU64::new(1), removing: watch::channel(0).0 })
+        Ok(Self { path, fd, next: AtomicU64::new(1), busy: watch::channel(0).0 })
     }
 
     /// Where a layer's files are.
@@ -92,7 +92,8 @@ impl LayersDir {
         }
         // A file system without O_TMPFILE. A crash in between leaves a name that the next start sweeps.
         let name = format!("spool-{}", self.next.fetch_add(1, Ordering::Relaxed));
-        let file = fs::openat(&self.fd, &name, flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, mode)?;
+        let file =
+            fs::openat(&self.fd, &name, flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, mode)?;
         fs::unlinkat(&self.fd, &name, AtFlags::empty())?;
         Ok(file.into())
     }
@@ -103,7 +104,7 @@ impl LayersDir {
         let name = number.to_string();
         fs::mkdirat(&self.fd, &name, Mode::from_raw_mode(0o755))
             .map_err(ImageError::disk("make a layer's directory"))?;
-        let new = NewDir { layers: Arc::clone(self), number, kept: false };
+        let new = NewDir { busy: self.busy(), number, kept: false };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = fs::openat(&self.fd, &name, flags, Mode::empty())
             .map_err(ImageError::disk("open a layer's directory"))?;
@@ -115,17 +116,15 @@ impl LayersDir {
         if names.is_empty() {
             return;
         }
-        self.removing.send_modify(|count| *count += 1);
-        let layers = Arc::clone(self);
+        let busy = self.busy();
         let work = move || {
             before();
             for name in names {
-                if let Err(error) = sys::tree::remove(&layers.fd, &name) {
+                if let Err(error) = sys::tree::remove(&busy.0.fd, &name) {
                     // The next start sweeps it.
                     tracing::warn!(layer = ?name, %error, "a layer's directory cannot be removed");
                 }
             }
-            layers.removing.send_modify(|count| *count -= 1);
         };
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(work)),
@@ -133,18 +132,34 @@ impl LayersDir {
         }
     }
 
-    /// Waits until no removal is under way.
+    /// Says that directories come and go, until it is dropped.
+    pub(crate) fn busy(self: &Arc<Self>) -> Busy {
+        self.busy.send_modify(|count| *count += 1);
+        Busy(Arc::clone(self))
+    }
+
+    /// Waits until nobody is busy.
     pub(crate) async fn settled(&self) {
-        let mut removing = self.removing.subscribe();
+        let mut busy = self.busy.subscribe();
         // The sender is a field of `self`: it cannot be gone.
-        let _ = removing.wait_for(|count| *count == 0).await;
+        let _ = busy.wait_for(|count| *count == 0).await;
+    }
+}
+
+/// Somebody makes or removes directories of layers.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<LayersDir>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.send_modify(|count| *count -= 1);
     }
 }
 
 /// A directory that has no record yet.
 #[derive(Debug)]
 pub(crate) struct NewDir {
-    layers: Arc<LayersDir>,
+    busy: Busy,
     pub(crate) number: u64,
     kept: bool,
 }
@@ -158,14 +173,14 @@ impl NewDir {
     /// Removes it after `before` has run.
     pub(crate) fn remove_after(mut self, before: impl FnOnce() + Send + 'static) {
         self.kept = true;
-        self.layers.remove(vec![self.number.to_string().into()], before);
+        self.busy.0.remove(vec![self.number.to_string().into()], before);
     }
 }
 
 impl Drop for NewDir {
     fn drop(&mut self) {
         if !self.kept {
-            self.layers.remove(vec![self.number.to_string().into()], || ());
+            self.busy.0.remove(vec![self.number.to_string().into()], || ());
         }
     }
 }

@@ -100,7 +100,9 @@ fn volume(path: &str) -> Result<String, ManifestError> {
         match part {
             "" | "." => {}
             ".." => return Err(ManifestError::Contradiction("a volume's path climbs by `..`")),
-            _ if part.contains('\0') => return Err(ManifestError::Contradiction("a volume's path has a NUL")),
+            _ if part.contains('\0') => {
+                return Err(ManifestError::Contradiction("a volume's path has a NUL"));
+            }
             _ => {
                 clean.push('/');
                 clean.push_str(part);

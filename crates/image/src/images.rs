@@ -187,7 +187,8 @@ impl Images {
             return state.image(&id).map(|record| shown(&id, record)).into_iter().collect();
         }
         let Ok(wanted) = ImageRef::parse(filter) else { return Vec::new() };
-        let named_alone = !filter.contains('@') && !filter.rsplit('/').next().is_some_and(|l| l.contains(':'));
+        let named_alone =
+            !filter.contains('@') && !filter.rsplit('/').next().is_some_and(|l| l.contains(':'));
         let of_repository = |name: &String| {
             ImageRef::parse(name).is_ok_and(|name| named_alone && name.repository() == wanted.repository())
         };
@@ -274,6 +275,24 @@ impl Images {
         self.0.state().hold(container.clone(), layer_ids.to_vec());
     }
 
+    /// Keeps the layers that a container's own record names by their directories: its image may have
+    /// been removed since.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`] names a directory that is no layer's.
+    pub fn hold_directories(&self, container: &ContainerId, layers: &[PathBuf]) -> Result<(), ImageError> {
+        let mut state = self.0.state();
+        let id_of = |path: &PathBuf| {
+            let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+            number
+                .and_then(|number| state.numbered(number))
+                .ok_or_else(|| ImageError::NotFound(path.display().to_string()))
+        };
+        let ids = layers.iter().map(id_of).collect::<Result<Vec<_>, _>>()?;
+        state.hold(container.clone(), ids);
+        Ok(())
+    }
+
     /// The container is gone. Its layers go at the next collection, if nobody else needs them.
     pub fn release(&self, container: &ContainerId) {
         self.0.state().release(container);
@@ -290,7 +309,7 @@ impl Images {
         }
     }
 
-    /// Waits until no directory of a layer is being removed.
+    /// Waits until no layer is being unpacked or removed.
     pub async fn settled(&self) {
         self.0.layers.settled().await;
     }

@@ -63,6 +63,8 @@ impl Drop for AtWork {
 
 /// Fetches, unpacks and records a layer, unless it is here.
 pub(crate) async fn ensure(shared: Arc<Shared>, wanted: Wanted) -> Result<(), ImageError> {
+    // The first to be made is the last to be dropped: all traces of the work are gone by then.
+    let _busy = shared.layers.busy();
     let broken_off = || ImageError::BrokenOff(wanted.diff_id.to_string());
     let _slot = wanted.slots.acquire().await.map_err(|_| broken_off())?;
     let _all = shared.slots.acquire().await.map_err(|_| broken_off())?;
@@ -74,10 +76,14 @@ pub(crate) async fn ensure(shared: Arc<Shared>, wanted: Wanted) -> Result<(), Im
     let failed = |source| ImageError::Layer { layer: wanted.diff_id.clone(), source };
     let verified = match &wanted.source {
         Source::Registry { session, blob, image } => {
-            let fetching = |source| ImageError::Registry { image: image.clone(), source };
             let mut stream = BlobStream::new(session, blob);
             loop {
-                let Some(piece) = stream.next().await.map_err(fetching)? else { break true };
+                let next = tokio::select! {
+                    next = stream.next() => next,
+                    () = unpacking.reports() => break false,
+                };
+                let fetching = |source| ImageError::Registry { image: image.clone(), source };
+                let Some(piece) = next.map_err(fetching)? else { break true };
                 if !feed(unpacking, &piece, &wanted.progress).await.map_err(failed)? {
                     break false;
                 }
@@ -123,7 +129,9 @@ pub(crate) async fn ensure(shared: Arc<Shared>, wanted: Wanted) -> Result<(), Im
 async fn start(shared: &Arc<Shared>, diff_id: &Digest) -> Result<AtWork, ImageError> {
     let (layers, unpacker) = (Arc::clone(&shared.layers), shared.setup.unpacker.clone());
     let layer = diff_id.clone();
+    let busy = shared.layers.busy();
     let starting = tokio::task::spawn_blocking(move || {
+        let _busy = busy;
         let (dir, fd) = layers.make()?;
         let mut work = AtWork { dir: Some(dir), unpacking: None };
         let started = unpacker.start(fd);

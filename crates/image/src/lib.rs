@@ -40,7 +40,9 @@ pub use images::{FsInfo, Image, ImageUser, Images, Resolved, Setup};
 pub use layer::Progress;
 pub use manifest::ManifestError;
 pub use pull::Pulling;
-pub use registry::{BadCredentials, Credentials, HostsError, MIN_PROGRESS, Patience, PullAuth, RegistryError};
+pub use registry::{
+    BadCredentials, Credentials, HostsError, MIN_PROGRESS, Patience, PullAuth, RegistryError,
+};
 pub use stacked::StackError;
 pub use unpack::{Unpacker, child_main as unpack_child_main};
 pub use user::{UserError, UserRequest};

@@ -142,8 +142,7 @@ impl RawDescriptor {
 
     /// Checks its digest.
     pub(crate) fn checked(&self, what: &'static str) -> Result<Descriptor, ManifestError> {
-        let digest =
-            Digest::parse(&self.digest).map_err(|source| ManifestError::Digest { what, source })?;
+        let digest = Digest::parse(&self.digest).map_err(|source| ManifestError::Digest { what, source })?;
         Ok(Descriptor { media_type: self.media_type.clone(), digest, size: self.size })
     }
 }
@@ -232,7 +231,9 @@ fn agreed<'a>(declared: Option<&'a str>, own: Option<&'a str>) -> Result<&'a str
 
 fn check_config_type(media_type: &str) -> Result<(), ManifestError> {
     match media_type {
-        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json" => Ok(()),
+        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json" => {
+            Ok(())
+        }
         other => Err(ManifestError::Unsupported(format!(
             "an artifact of type `{}`, which is not a container image",
             shown(other)

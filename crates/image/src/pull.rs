@@ -134,7 +134,11 @@ async fn descend(session: &Session, mut document: Document, name: &str) -> Resul
 }
 
 /// Reads a document that an index points to: index, registry and document must agree.
-pub(crate) fn linked(from: &Descriptor, bytes: &[u8], sent_as: Option<&str>) -> Result<Document, ManifestError> {
+pub(crate) fn linked(
+    from: &Descriptor,
+    bytes: &[u8],
+    sent_as: Option<&str>,
+) -> Result<Document, ManifestError> {
     if bytes.len() as u64 != from.size {
         return Err(ManifestError::Contradiction("a manifest has another size than its index says"));
     }

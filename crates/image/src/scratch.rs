@@ -1,13 +1,19 @@
 //! A directory of a unit test.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Removed with all that is in it.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("peapod-test-{}-{name}", std::process::id()));
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("peapod-test-{}-{number}-{name}", std::process::id()));
         std::fs::create_dir(&path).expect("a fresh directory");
         Self(path)
     }

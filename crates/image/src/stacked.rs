@@ -101,7 +101,7 @@ impl Stacked {
                 }
                 // A file in the middle of a path: no such name.
                 Found::File(_) | Found::Other if !todo.is_empty() => return Ok(Found::Nothing),
-                last => return Ok(last),
+                last @ (Found::Nothing | Found::File(_) | Found::Other) => return Ok(last),
             }
         }
         Ok(Found::Directory(way.pop().unwrap_or_else(|| Rc::clone(&self.root))))
@@ -150,7 +150,12 @@ fn step(dirs: &[OwnedFd], name: &OsStr) -> Result<Found, Errno> {
                 fs::readlinkat(dir, name, Vec::new()).map(|target| Found::Link(target.into_bytes()))
             }
             FileType::CharacterDevice if stat.st_rdev == 0 => Ok(Found::Nothing),
-            _ => Ok(Found::Other),
+            FileType::Directory
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => Ok(Found::Other),
         };
     }
     if merged.is_empty() { Ok(Found::Nothing) } else { Ok(Found::Directory(Rc::new(merged))) }
@@ -232,7 +237,8 @@ mod tests {
         let all = layers(&scratch, 1);
         let dir = std::fs::File::open(&all[0]).expect("open");
         mknodat(&dir, "fifo", FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("fifo");
-        mknodat(&dir, "zero", FileType::CharacterDevice, Mode::from_raw_mode(0o600), fs::makedev(1, 5)).expect("node");
+        mknodat(&dir, "zero", FileType::CharacterDevice, Mode::from_raw_mode(0o600), fs::makedev(1, 5))
+            .expect("node");
         std::fs::create_dir(all[0].join("dir")).expect("mkdir");
         let stack = Stacked::open(&all).expect("open");
         for path in ["/fifo", "/zero", "/dir"] {

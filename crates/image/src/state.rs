@@ -125,6 +125,11 @@ impl State {
         self.holds.insert(container, layers);
     }
 
+    /// The layer that is unpacked in the directory of that number.
+    pub(crate) fn numbered(&self, number: u64) -> Option<Digest> {
+        self.layers.iter().find(|(_, layer)| layer.number == number).map(|(id, _)| id.clone())
+    }
+
     pub(crate) fn release(&mut self, container: &ContainerId) {
         self.holds.remove(container);
     }

@@ -5,11 +5,11 @@
 //! services, or (for refresh tokens) to another host at all.
 
 use super::{
+    Patience,
     credentials::Secret,
     error::RegistryError,
     http1::{self, Http},
     link::Link,
-    Patience,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -155,9 +155,12 @@ impl Asking<'_> {
     /// What the challenge asks for, if that is only reading one repository; else what we need.
     fn scope(&self, asked: Option<String>) -> String {
         let reads = |scope: &String| {
-            scope.strip_prefix("repository:").and_then(|rest| rest.strip_suffix(":pull")).is_some_and(|name| {
-                !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))
-            })
+            scope.strip_prefix("repository:").and_then(|rest| rest.strip_suffix(":pull")).is_some_and(
+                |name| {
+                    !name.is_empty()
+                        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))
+                },
+            )
         };
         asked.filter(reads).unwrap_or_else(|| format!("repository:{}:pull", self.repository))
     }
@@ -261,8 +264,13 @@ mod tests {
         };
         let text = "bearer realm=\"https://a/t\",service=\"s, \\\"q\\\"\"";
         assert_eq!(parsed(text), Some(bearer(None)));
-        assert_eq!(parsed(&format!("{text}, scope=repository:a:pull")), Some(bearer(Some("repository:a:pull"))));
-        for bad in ["", "Bearer", "Bearer realm", "Bearer realm=\"x", "Digest realm=\"x\"", "Bearer service=\"x\""] {
+        assert_eq!(
+            parsed(&format!("{text}, scope=repository:a:pull")),
+            Some(bearer(Some("repository:a:pull")))
+        );
+        for bad in
+            ["", "Bearer", "Bearer realm", "Bearer realm=\"x", "Digest realm=\"x\"", "Bearer service=\"x\""]
+        {
             assert_eq!(parsed(bad), None, "{bad:?}");
         }
     }

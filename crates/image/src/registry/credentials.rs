@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn credentials_do_not_show_in_debug_output() {
-        let all = PullAuth { password: "hunter2".to_owned(), username: "u".to_owned(), ..PullAuth::default() };
+        let all =
+            PullAuth { password: "hunter2".to_owned(), username: "u".to_owned(), ..PullAuth::default() };
         let shown = format!("{all:?} {:?}", all.checked());
         assert!(!shown.contains("hunter2"), "{shown}");
     }

@@ -133,10 +133,9 @@ impl RegistryError {
             Self::Connect { .. } | Self::Broken { .. } | Self::Timeout { .. } | Self::Status { .. } => {
                 Nature::Unavailable
             }
-            Self::TooLarge { .. }
-            | Self::Content { .. }
-            | Self::Redirect { .. }
-            | Self::Protocol { .. } => Nature::Refused,
+            Self::TooLarge { .. } | Self::Content { .. } | Self::Redirect { .. } | Self::Protocol { .. } => {
+                Nature::Refused
+            }
             Self::Hosts(_) | Self::Certificate { .. } | Self::Nobody { .. } => Nature::Local,
             Self::AllFailed { last, .. } => last.nature(),
         }
@@ -151,7 +150,15 @@ impl RegistryError {
             }
             Self::Broken { .. } | Self::Timeout { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
-            _ => false,
+            Self::Hosts(_)
+            | Self::Certificate { .. }
+            | Self::TooLarge { .. }
+            | Self::Content { .. }
+            | Self::Redirect { .. }
+            | Self::Auth { .. }
+            | Self::Protocol { .. }
+            | Self::AllFailed { .. }
+            | Self::Nobody { .. } => false,
         }
     }
 

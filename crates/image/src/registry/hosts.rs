@@ -100,14 +100,17 @@ enum Clients {
 /// All places to ask for images of `registry`, in order; the registry itself is the last.
 pub(super) fn endpoints(dir: Option<&Path>, registry: &str) -> Result<Vec<Endpoint>, HostsError> {
     let Some(path) = dir.map(|dir| find(dir, registry)).transpose()?.flatten() else {
-        let malformed = |why: &str| HostsError::Malformed { path: PathBuf::from(registry), why: why.to_owned() };
+        let malformed =
+            |why: &str| HostsError::Malformed { path: PathBuf::from(registry), why: why.to_owned() };
         let own = HostTable::default();
-        return own.endpoint(&default_server(registry), Path::new("/"), true).map(|e| vec![e]).map_err(malformed);
+        return own
+            .endpoint(&default_server(registry), Path::new("/"), true)
+            .map(|e| vec![e])
+            .map_err(malformed);
     };
     let read = |source| HostsError::Read { path: path.clone(), source };
-    let text = std::fs::File::open(&path)
-        .and_then(|file| Bounded::new(file, MAX_FILE).read_text())
-        .map_err(read)?;
+    let text =
+        std::fs::File::open(&path).and_then(|file| Bounded::new(file, MAX_FILE).read_text()).map_err(read)?;
     parse(&text, &path, registry)
 }
 
@@ -210,14 +213,13 @@ impl HostTable {
     }
 }
 
-fn headers(table: toml::map::Map<String, toml::Value>) -> Result<Vec<(HeaderName, HeaderValue)>, &'static str> {
+fn headers(
+    table: toml::map::Map<String, toml::Value>,
+) -> Result<Vec<(HeaderName, HeaderValue)>, &'static str> {
     let mut all = Vec::new();
     for (name, value) in table {
         let name: HeaderName = name.parse().map_err(|_| "a header's name is malformed")?;
-        let values = match value {
-            toml::Value::Array(values) => values,
-            one => vec![one],
-        };
+        let values = if let toml::Value::Array(values) = value { values } else { vec![value] };
         for value in values {
             let text = value.as_str().ok_or("a header's value is not text")?;
             let mut value = HeaderValue::from_str(text).map_err(|_| "a header's value is malformed")?;
@@ -300,7 +302,8 @@ mod tests {
         let path = PathBuf::from;
         assert_eq!(all[1].tls.ca, [path("/certs.d/x/ca.pem")]);
         assert_eq!(all[0].tls.ca, [path("/etc/ca1.pem"), path("/certs.d/x/ca2.pem")]);
-        let pairs = [(path("/certs.d/x/c.pem"), Some(path("/certs.d/x/k.pem"))), (path("/certs.d/x/both.pem"), None)];
+        let pairs =
+            [(path("/certs.d/x/c.pem"), Some(path("/certs.d/x/k.pem"))), (path("/certs.d/x/both.pem"), None)];
         assert_eq!(all[0].tls.client, pairs);
         assert_eq!(all[0].headers.len(), 3);
     }

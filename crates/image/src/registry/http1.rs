@@ -213,8 +213,7 @@ pub(super) async fn read_all(
     let reading = async {
         let mut all = Vec::new();
         while let Some(frame) = body.frame().await {
-            let frame =
-                frame.map_err(|source| RegistryError::Broken { url: link.to_string(), source })?;
+            let frame = frame.map_err(|source| RegistryError::Broken { url: link.to_string(), source })?;
             let Ok(data) = frame.into_data() else { continue };
             if all.len() as u64 + data.len() as u64 > limit {
                 return Err(RegistryError::TooLarge { url: link.to_string(), limit });

@@ -35,7 +35,13 @@ impl Link {
         let after = &authority.as_str()[authority.host().len()..];
         let port = match (after, authority.port_u16()) {
             (_, Some(port)) => port,
-            ("", None) => if https { 443 } else { 80 },
+            ("", None) => {
+                if https {
+                    443
+                } else {
+                    80
+                }
+            }
             (_, None) => return Err("has a malformed port"),
         };
         let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
@@ -127,7 +133,9 @@ mod tests {
         assert_eq!(link.to_string(), "https://reg.example:5000/v2/");
         assert_eq!(link.target, "/v2/?X-Amz-Signature=s3cr3t");
         assert_eq!(Link::parse("http://[::1]:80").expect("good").to_string(), "http://[::1]/");
-        for bad in ["ftp://x/", "https:///x", "https://u:p@h/", "x", "/x", "https://h:99999/", "https://h:x/", ""] {
+        for bad in
+            ["ftp://x/", "https:///x", "https://u:p@h/", "x", "/x", "https://h:99999/", "https://h:x/", ""]
+        {
             assert!(Link::parse(bad).is_err(), "{bad:?}");
         }
     }
@@ -148,7 +156,15 @@ mod tests {
 
     #[test]
     fn addresses_of_this_machine_and_this_link_are_known() {
-        for inner in ["169.254.169.254", "127.0.0.1", "localhost", "[fe80::1]", "[::1]", "0.0.0.0", "[::ffff:169.254.169.254]"] {
+        for inner in [
+            "169.254.169.254",
+            "127.0.0.1",
+            "localhost",
+            "[fe80::1]",
+            "[::1]",
+            "0.0.0.0",
+            "[::ffff:169.254.169.254]",
+        ] {
             assert!(Link::parse(&format!("http://{inner}/")).expect("good").is_inner(), "{inner}");
         }
         assert!(!Link::parse("http://10.0.0.1/").expect("good").is_inner());

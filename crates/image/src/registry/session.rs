@@ -9,7 +9,7 @@ use super::{
     http1::{self, Http},
     link::Link,
 };
-use crate::manifest::{DOCKER_LIST, Descriptor, DOCKER_MANIFEST, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -137,9 +137,7 @@ impl Session {
                 what: if resolve { "resolve a tag" } else { "pull content" },
             }),
             Some(error) if others.is_empty() => Err(error),
-            Some(error) => {
-                Err(RegistryError::AllFailed { others: others.join("; "), last: Box::new(error) })
-            }
+            Some(error) => Err(RegistryError::AllFailed { others: others.join("; "), last: Box::new(error) }),
         }
     }
 
@@ -189,9 +187,10 @@ impl Session {
             };
             let wanted = failed.retry_after.unwrap_or(pause);
             // A mirror that is down costs no waiting: the next one is asked.
-            let next_is_there = matches!(failed.error, RegistryError::Connect { .. })
-                && at + 1 < self.endpoints.len();
-            if left == 0 || !failed.error.may_pass() || wanted > self.patience.longest_pause || next_is_there {
+            let next_is_there =
+                matches!(failed.error, RegistryError::Connect { .. }) && at + 1 < self.endpoints.len();
+            if left == 0 || !failed.error.may_pass() || wanted > self.patience.longest_pause || next_is_there
+            {
                 return Err(failed.error);
             }
             tracing::debug!(error = %failed.error, "asking the registry again");

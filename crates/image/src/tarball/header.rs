@@ -50,11 +50,8 @@ impl Block {
     /// All but the size and the kind, which extended headers may change.
     pub(super) fn entry(&self) -> Result<Entry, TarError> {
         let b = &self.bytes;
-        let device = if self.format == Format::V7 {
-            (0, 0)
-        } else {
-            (number(&b[329..337])?, number(&b[337..345])?)
-        };
+        let device =
+            if self.format == Format::V7 { (0, 0) } else { (number(&b[329..337])?, number(&b[337..345])?) };
         let mode = u32::try_from(number(&b[100..108])? & 0o7777).expect("twelve bits fit");
         Ok(Entry {
             name: self.name()?,

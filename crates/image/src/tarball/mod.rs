@@ -119,10 +119,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Gives the rest of the current member's content to `take`, piece by piece.
-    pub(crate) fn content(
-        &mut self,
-        mut take: impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> Result<(), TarError> {
+    pub(crate) fn content(&mut self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), TarError> {
         while self.left > 0 {
             let piece = self.inner.fill_buf()?;
             if piece.is_empty() {

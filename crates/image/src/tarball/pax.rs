@@ -76,8 +76,11 @@ fn given(value: &[u8]) -> Option<Vec<u8>> {
     (!value.is_empty()).then(|| value.to_vec())
 }
 
-/// Splits off the first record: key, value, rest.
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), TarError> {
+/// Key, value and what follows.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// Splits off the first record.
+fn record(bytes: &[u8]) -> Result<Record<'_>, TarError> {
     let space = bytes.iter().take(20).position(|byte| *byte == b' ').ok_or(BAD)?;
     let length = decimal(&bytes[..space])?.and_then(|n| usize::try_from(n).ok()).ok_or(BAD)?;
     if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
@@ -108,7 +111,8 @@ fn time(value: &[u8]) -> Result<Option<(i64, u32)>, TarError> {
     let text = std::str::from_utf8(value).map_err(|_| BAD)?;
     let (negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if seconds.is_empty() || !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') || fraction.contains('.') {
+    if seconds.is_empty() || !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') || fraction.contains('.')
+    {
         return Err(BAD);
     }
     let seconds: i64 = seconds.parse().map_err(|_| BAD)?;

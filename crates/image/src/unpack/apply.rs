@@ -218,8 +218,7 @@ impl Applier {
         let named = |why: Why| why.named(&entry.name);
         let made = |this: &mut Self| -> Result<OwnedFd, Why> {
             let parent = this.parent_of(place)?;
-            let flags =
-                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(entry.mode);
             let name = os(place.name());
             this.over(&parent, name, || fs::openat(&parent, name, flags, mode))
@@ -280,7 +279,9 @@ impl Applier {
         let (kind, device) = match entry.kind {
             Kind::Fifo => (FileType::Fifo, 0),
             Kind::Block => (FileType::BlockDevice, metadata::device(entry.device)?),
-            _ => (FileType::CharacterDevice, metadata::device(entry.device)?),
+            Kind::Character | Kind::File | Kind::HardLink | Kind::Symlink | Kind::Directory => {
+                (FileType::CharacterDevice, metadata::device(entry.device)?)
+            }
         };
         if entry.kind == Kind::Character && device == 0 {
             // overlayfs would take it for a whiteout; only `.wh.` names make those.
@@ -457,3 +458,6 @@ impl From<Errno> for Why {
         Why::System(error)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! directory as its whole file system, six capabilities, Landlock where the kernel has it, and a
 //! seccomp filter. It has no user namespace: in one, device nodes are refused.
 
+use oci_spec::runtime::LinuxSeccomp;
 use sys::{
     caps, landlock, mount,
     rustix::{
@@ -20,6 +21,28 @@ const CAPABILITIES: [&str; 6] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "M
 /// Address space: the decoder's window of 128 MiB, buffers, and the names of directories.
 const MAX_ADDRESS_SPACE: u64 = 4 << 30;
 const MAX_FILES: u64 = 64;
+
+/// What a decoder and a writer of files call, with threads and memory. clone3 hides its flags in memory,
+/// so the C library is made to fall back to clone, which may not make namespaces.
+const SYSTEM_CALLS: &str = r#"{
+    "defaultAction": "SCMP_ACT_ERRNO",
+    "defaultErrnoRet": 1,
+    "syscalls": [
+        {"action": "SCMP_ACT_ALLOW", "names": [
+            "read", "readv", "pread64", "write", "writev", "close", "close_range", "lseek", "fcntl", "dup",
+            "open", "openat", "openat2", "fstat", "stat", "lstat", "newfstatat", "statx", "fstatfs", "getdents64",
+            "mkdirat", "mknodat", "symlinkat", "linkat", "unlinkat", "renameat", "renameat2", "readlinkat",
+            "fchown", "fchownat", "fchmod", "fchmodat", "fchmodat2", "utimensat", "fsetxattr", "ftruncate",
+            "mmap", "munmap", "mremap", "mprotect", "madvise", "brk", "prlimit64", "getrandom",
+            "futex", "set_robust_list", "rseq", "sched_yield", "sched_getaffinity", "gettid", "getpid",
+            "set_tid_address", "arch_prctl", "prctl", "clock_gettime", "clock_nanosleep", "poll", "ppoll",
+            "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "tgkill", "restart_syscall",
+            "exit", "exit_group"]},
+        {"action": "SCMP_ACT_ALLOW", "names": ["clone"],
+         "args": [{"index": 0, "value": 2114060288, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]},
+        {"action": "SCMP_ACT_ERRNO", "errnoRet": 38, "names": ["clone3"]}
+    ]
+}"#;
 
 /// Which step failed.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +65,10 @@ pub(super) fn confine() -> Result<(), ConfineError> {
     limit(Resource::Nofile, MAX_FILES)?;
     limit(Resource::As, MAX_ADDRESS_SPACE)?;
     thread::set_no_new_privs(true).map_err(step("no_new_privs"))?;
-    landlock::files_only(fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(step("open /"))?)
-        .map_err(step("Landlock"))?;
+    landlock::files_only(
+        fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(step("open /"))?,
+    )
+    .map_err(step("Landlock"))?;
     let keep = CAPABILITIES.iter().fold(0_u64, |bits, name| {
         bits | 1 << caps::number(name).expect("the names above are of capability.h")
     });
@@ -51,19 +76,20 @@ pub(super) fn confine() -> Result<(), ConfineError> {
     caps::limit_bounding(keep).map_err(step("the bounding set"))?;
     // Less, when the daemon itself has less.
     let have = caps::current().map_err(step("capget"))?.permitted.bits() & keep;
-    caps::set(have, have, 0).map_err(step("the capabilities"))
+    caps::set(have, have, 0).map_err(step("the capabilities"))?;
+    let filter: LinuxSeccomp =
+        serde_json::from_str(SYSTEM_CALLS).map_err(|_| Errno::INVAL).map_err(step("seccomp"))?;
+    let filter = seccomp::compile(&filter).map_err(|_| Errno::INVAL).map_err(step("seccomp"))?;
+    sys::seccomp::load(filter.bytes(), 0).map_err(step("seccomp"))
 }
 
 /// Makes the working directory `/`, with nothing of the host's mounts left beneath or above it.
 fn become_root_of_working_directory() -> Result<(), ConfineError> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mounts::mount_change("/", private).map_err(step("private mounts"))?;
-    let tree = mounts::open_tree(
-        fs::CWD,
-        ".",
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )
-    .map_err(step("open_tree"))?;
+    let tree =
+        mounts::open_tree(fs::CWD, ".", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+            .map_err(step("open_tree"))?;
     let attributes = mount::Attributes {
         set: mount::NODEV | mount::NOSUID | mount::NOEXEC,
         ..mount::Attributes::default()

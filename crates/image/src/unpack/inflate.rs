@@ -28,9 +28,7 @@ pub(crate) struct Chunks {
 
 /// Reads `source` to its end on the calling thread's behalf: call the returned closure on a thread, it
 /// gives the digest of all uncompressed bytes.
-pub(crate) fn inflate<R: Read + Send>(
-    source: R,
-) -> (Chunks, impl FnOnce() -> io::Result<Digest> + Send) {
+pub(crate) fn inflate<R: Read + Send>(source: R) -> (Chunks, impl FnOnce() -> io::Result<Digest> + Send) {
     let (full_to, full) = sync_channel(CHUNKS);
     let (spare, spare_from) = sync_channel(CHUNKS + 2);
     let chunks = Chunks { full, spare, current: Vec::new(), at: 0, ended: false };

@@ -79,10 +79,7 @@ impl Unpacker {
     /// Another program, for tests.
     #[must_use]
     pub fn program(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = &'static str>) -> Self {
-        Self {
-            program: program.as_ref().to_owned(),
-            args: args.into_iter().map(OsString::from).collect(),
-        }
+        Self { program: program.as_ref().to_owned(), args: args.into_iter().map(OsString::from).collect() }
     }
 
     /// Starts a child for the directory `target`.
@@ -134,6 +131,12 @@ impl Unpacking {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             Err(error) => Err(UnpackError::Run(error)),
         }
+    }
+
+    /// Waits until the child has something to report; before the end of its input that is a failure.
+    pub(crate) async fn reports(&self) {
+        // An error of the pipe itself is found again when the report is read.
+        let _ = self.report.readable().await;
     }
 
     /// Ends the input, waits for the report and finishes the directory: opaque marks, then all data to

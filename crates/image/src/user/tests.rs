@@ -85,13 +85,31 @@ fn the_request_wins_over_the_image() {
 #[test]
 fn what_only_looks_like_a_number_is_an_error_and_never_root() {
     for bad in [
-        "4294967296", "2147483648", "-1", "+0", "0x0", "00", "1e3", "18446744073709551616:0", " 0", "0 ", "0:-1",
-        ":", ":0", "0:", "a:b:c", "١",  "a b", "a\nb", "app:00",
+        "4294967296",
+        "2147483648",
+        "-1",
+        "+0",
+        "0x0",
+        "00",
+        "1e3",
+        "18446744073709551616:0",
+        " 0",
+        "0 ",
+        "0:-1",
+        ":",
+        ":0",
+        "0:",
+        "a:b:c",
+        "١",
+        "a b",
+        "a\nb",
+        "app:00",
     ] {
         let refused = check(bad, &UserRequest::default());
         let is_name = bad == "١";
         assert!(
-            matches!(refused, Err(UserError::Malformed(_))) || is_name && matches!(refused, Err(UserError::UnknownUser(_))),
+            matches!(refused, Err(UserError::Malformed(_)))
+                || is_name && matches!(refused, Err(UserError::UnknownUser(_))),
             "{bad:?}: {refused:?}"
         );
         assert!(!matches!(image_user(bad), ImageUser::Unsaid), "{bad:?} must not pass for nothing");

@@ -4,6 +4,7 @@
 
 pub mod build;
 pub mod server;
+pub mod tar;
 
 use image::{Images, Patience, Setup, Unpacker};
 use std::{
@@ -128,11 +129,26 @@ fn walk(base: &Path, beneath: &Path, lines: &mut Vec<String>, times: bool) {
             "fifo".to_owned()
         } else {
             let text = std::fs::read(&path).expect("read");
-            let shown = if text.len() > 40 { format!("{} bytes", text.len()) } else { String::from_utf8_lossy(&text).into_owned() };
+            let shown = if text.len() > 40 {
+                format!("{} bytes", text.len())
+            } else {
+                String::from_utf8_lossy(&text).into_owned()
+            };
             format!("file `{shown}` x{}", meta.nlink())
         };
-        let time = if times || !kind.is_dir() { format!(" @{}.{}", meta.mtime(), meta.mtime_nsec()) } else { String::new() };
-        lines.push(format!("{} {what} {:o} {}:{}{time}{}", name.display(), meta.mode() & 0o7777, meta.uid(), meta.gid(), attributes(&path)));
+        let time = if times || !kind.is_dir() {
+            format!(" @{}.{}", meta.mtime(), meta.mtime_nsec())
+        } else {
+            String::new()
+        };
+        lines.push(format!(
+            "{} {what} {:o} {}:{}{time}{}",
+            name.display(),
+            meta.mode() & 0o7777,
+            meta.uid(),
+            meta.gid(),
+            attributes(&path)
+        ));
         if kind.is_dir() {
             walk(base, &name, lines, times);
         }

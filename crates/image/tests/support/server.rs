@@ -146,7 +146,9 @@ impl Server {
     /// Whether a header with a secret ever came.
     pub fn saw_secret(&self) -> bool {
         self.log().iter().any(|seen| {
-            ["authorization", "proxy-authorization", "cookie", "x-secret"].iter().any(|name| seen.headers.contains_key(*name))
+            ["authorization", "proxy-authorization", "cookie", "x-secret"]
+                .iter()
+                .any(|name| seen.headers.contains_key(*name))
         })
     }
 }
@@ -211,7 +213,8 @@ fn ranged(bytes: &[u8], range: Option<&str>) -> Reply {
 }
 
 pub fn ok(bytes: Vec<u8>) -> Reply {
-    let body = http_body_util::Full::new(Bytes::from(bytes)).map_err(|never: Infallible| match never {}).boxed();
+    let body =
+        http_body_util::Full::new(Bytes::from(bytes)).map_err(|never: Infallible| match never {}).boxed();
     Response::new(body)
 }
 
