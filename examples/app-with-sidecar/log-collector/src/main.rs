@@ -1,6 +1,6 @@
 //! The example's sidecar: asks the app for its log over `localhost:8080`, which works because the
 //! containers of a pod share one network, and keeps new lines in `/var/log/app/collected.log`, which
-//! is a volume of the pod.
+//! is a volume of the pod. `log-collector --show` prints what was kept.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "its log is its standard output")]
 
@@ -15,6 +15,10 @@ use std::{
 const KEPT_IN: &str = "/var/log/app/collected.log";
 
 fn main() -> std::io::Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("--show") {
+        print!("{}", std::fs::read_to_string(KEPT_IN)?);
+        return Ok(());
+    }
     let end = on_sigterm()?;
     let mut file = OpenOptions::new().create(true).append(true).open(KEPT_IN)?;
     println!("log-collector writes to {KEPT_IN}");

@@ -4,7 +4,7 @@ use super::{
     ManifestError,
     reader::{Object, Result, shown},
 };
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 /// `spec.securityContext`.
 #[derive(Clone, Debug, Default)]
@@ -44,18 +44,14 @@ pub(crate) enum GroupsPolicy {
     Strict,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seccomp {
     RuntimeDefault,
     Unconfined,
-    /// Beneath the kubelet's seccomp root, where the kubelet looks too.
-    Localhost(PathBuf),
 }
 
 /// Ids that Kubernetes takes.
 const IDS: std::ops::RangeInclusive<i64> = 0..=i32::MAX as i64;
-
-const KUBELET_SECCOMP: &str = "/var/lib/kubelet/seccomp";
 
 pub(super) fn pod(object: Option<Object>, host_network: bool) -> Result<PodSecurity> {
     let Some(mut object) = object else { return Ok(PodSecurity::default()) };
@@ -155,26 +151,15 @@ fn names_in(object: &mut Object, key: &str) -> Result<Vec<String>> {
 fn seccomp(object: &mut Object) -> Result<Option<Seccomp>> {
     let Some(mut profile) = object.object("seccompProfile")? else { return Ok(None) };
     let kind = profile.required("type")?;
-    let file = profile.text("localhostProfile")?.filter(|file| !file.is_empty());
-    let seccomp = match (kind.as_str(), file) {
-        ("RuntimeDefault", None) => Seccomp::RuntimeDefault,
-        ("Unconfined", None) => Seccomp::Unconfined,
-        ("Localhost", Some(file)) if !file.starts_with('/') && file.split('/').all(|part| part != "..") => {
-            Seccomp::Localhost(PathBuf::from(KUBELET_SECCOMP).join(file))
-        }
-        ("Localhost", _) => {
-            let reason = format!("want the path of a profile beneath {KUBELET_SECCOMP}");
-            return Err(profile.wrong("localhostProfile", reason));
-        }
-        ("RuntimeDefault" | "Unconfined", Some(_)) => {
-            return Err(profile.wrong("localhostProfile", "is only for type Localhost"));
-        }
-        (other, _) => {
-            let reason = format!("`{}` is none of RuntimeDefault, Unconfined, Localhost", shown(other));
-            return Err(profile.wrong("type", reason));
+    let seccomp = match kind.as_str() {
+        "RuntimeDefault" => Seccomp::RuntimeDefault,
+        "Unconfined" => Seccomp::Unconfined,
+        // Localhost: the daemon takes no profile files yet.
+        other => {
+            return Err(ManifestError::NotSupportedValue { path: profile.at("type"), value: shown(other) });
         }
     };
-    profile.finish(&[])?;
+    profile.finish(&["localhostProfile"])?;
     Ok(Some(seccomp))
 }
 

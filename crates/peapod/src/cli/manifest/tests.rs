@@ -93,7 +93,7 @@ spec:
         allowPrivilegeEscalation: false
         readOnlyRootFilesystem: true
         capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}
-        seccompProfile: {type: Localhost, localhostProfile: p/x.json}
+        seccompProfile: {type: RuntimeDefault}
         procMount: Default
       volumeMounts:
         - {name: m, mountPath: /m, readOnly: true}
@@ -118,8 +118,7 @@ status: {}
     // A request that is not said is the limit.
     assert_eq!((c.resources.memory_request, c.resources.memory_limit), (Some(64 << 20), Some(64 << 20)));
     assert!(c.security.no_new_privs && c.security.read_only_root && !c.security.privileged);
-    let profile = Seccomp::Localhost("/var/lib/kubelet/seccomp/p/x.json".into());
-    assert_eq!(c.security.seccomp, Some(profile));
+    assert_eq!(c.security.seccomp, Some(Seccomp::RuntimeDefault));
     assert_eq!((c.ports[0].host_port, c.ports[0].protocol), (Some(5353), Protocol::Udp));
     assert_eq!(c.env[1], ("EMPTY".to_owned(), String::new()));
     assert_eq!(pod.volumes[0].source, VolumeSource::Memory { limit: Some(1 << 20) });
@@ -215,6 +214,10 @@ fn fields_that_would_change_something_are_refused_by_their_path() {
         (
             container("terminationMessagePolicy: FallbackToLogsOnError"),
             "spec.containers[0].terminationMessagePolicy: `FallbackToLogsOnError` is not supported by peapod run",
+        ),
+        (
+            spec("securityContext: {seccompProfile: {type: Localhost, localhostProfile: x.json}}"),
+            "spec.securityContext.seccompProfile.type: `Localhost` is not supported by peapod run",
         ),
         (
             container("securityContext: {procMount: Unmasked}"),
@@ -313,10 +316,6 @@ fn wrong_values_are_refused_with_the_path_and_the_reason() {
         (
             container("securityContext: {runAsUser: -1}"),
             "spec.containers[0].securityContext.runAsUser: -1 is not within",
-        ),
-        (
-            container("securityContext: {seccompProfile: {type: Localhost, localhostProfile: ../../etc/x}}"),
-            "spec.containers[0].securityContext.seccompProfile.localhostProfile: want the path",
         ),
         (spec("volumes: [{name: v}, {name: v}]"), "spec.volumes[1].name: two volumes are named `v`"),
         (

@@ -62,7 +62,7 @@ impl Plan {
             supplemental_groups: self.groups(),
             supplemental_groups_policy: self.groups_policy(),
             privileged: pod.containers.iter().any(|container| container.security.privileged),
-            seccomp: Some(profile(&Seccomp::RuntimeDefault)),
+            seccomp: Some(profile(Seccomp::RuntimeDefault)),
             ..LinuxSandboxSecurityContext::default()
         };
         let mut labels = pod.labels.clone();
@@ -249,7 +249,7 @@ impl Plan {
                 Some(_) => {}
             }
         }
-        let seccomp = own.seccomp.as_ref().or(pod.seccomp.as_ref()).unwrap_or(&Seccomp::RuntimeDefault);
+        let seccomp = own.seccomp.or(pod.seccomp).unwrap_or(Seccomp::RuntimeDefault);
         let (masked_paths, readonly_paths) =
             if own.privileged { (Vec::new(), Vec::new()) } else { (self.masked_paths(), texts(READONLY)) };
         Ok(LinuxContainerSecurityContext {
@@ -320,13 +320,12 @@ fn key_value((key, value): EnvVar) -> KeyValue {
     KeyValue { key, value: value.into_bytes() }
 }
 
-fn profile(seccomp: &Seccomp) -> SecurityProfile {
-    let (kind, file) = match seccomp {
-        Seccomp::RuntimeDefault => (ProfileType::RuntimeDefault, String::new()),
-        Seccomp::Unconfined => (ProfileType::Unconfined, String::new()),
-        Seccomp::Localhost(file) => (ProfileType::Localhost, file.display().to_string()),
+fn profile(seccomp: Seccomp) -> SecurityProfile {
+    let kind = match seccomp {
+        Seccomp::RuntimeDefault => ProfileType::RuntimeDefault,
+        Seccomp::Unconfined => ProfileType::Unconfined,
     };
-    SecurityProfile { profile_type: kind.into(), localhost_ref: file }
+    SecurityProfile { profile_type: kind.into(), localhost_ref: String::new() }
 }
 
 #[cfg(test)]
