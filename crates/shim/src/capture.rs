@@ -2,6 +2,7 @@
 //! captures of a pod share one budget of memory.
 
 use crate::output::{Progress, Scratch};
+use sys::rustix::buffer::spare_capacity;
 use sys::rustix::fd::OwnedFd;
 use sys::rustix::io::Errno;
 
@@ -27,7 +28,7 @@ impl Capture {
     pub(crate) fn read(&mut self, scratch: &mut Scratch, spent: &mut usize) -> Progress {
         let Some(fd) = &self.fd else { return Progress::Ended };
         let buffer = scratch.read();
-        match sys::rustix::io::read(fd, &mut *buffer) {
+        match sys::rustix::io::read(fd, spare_capacity(buffer)) {
             Ok(0) => Progress::Ended,
             Ok(count) => {
                 let room = (self.cap - self.bytes.len()).min(BUDGET.saturating_sub(*spent));

@@ -4,6 +4,7 @@
 use crate::wire::{self, Frame, Payload, Refusal};
 use std::collections::VecDeque;
 use std::io;
+use sys::rustix::buffer::spare_capacity;
 use sys::rustix::fd::OwnedFd;
 use sys::rustix::io::Errno;
 use sys::rustix::net::{SendFlags, send};
@@ -69,14 +70,16 @@ impl Connection {
     }
 
     /// Reads once and gives the calls that are complete.
-    pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> Result<Vec<Call>, Closed> {
-        let count = match sys::rustix::io::read(&self.socket, &mut *scratch) {
+    ///
+    /// `scratch` is empty and has room.
+    pub(crate) fn receive(&mut self, scratch: &mut Vec<u8>) -> Result<Vec<Call>, Closed> {
+        match sys::rustix::io::read(&self.socket, spare_capacity(scratch)) {
             Ok(0) => return Err(Closed(String::new())),
-            Ok(count) => count,
+            Ok(_) => {}
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Vec::new()),
             Err(e) => return Err(Closed(format!("read: {}", io::Error::from(e)))),
-        };
-        self.input.extend_from_slice(&scratch[..count]);
+        }
+        self.input.extend_from_slice(scratch);
         let mut calls = Vec::new();
         let mut at = 0;
         loop {
@@ -163,7 +166,7 @@ mod tests {
     }
 
     fn streams(connection: &mut Connection) -> Vec<u32> {
-        let calls = connection.receive(&mut [0; 4096]).expect("open");
+        let calls = connection.receive(&mut Vec::with_capacity(4096)).expect("open");
         calls.iter().map(|call| call.reply_to.stream).collect()
     }
 
@@ -229,9 +232,9 @@ mod tests {
     fn a_vanished_client_and_a_stranger_are_told_as_closed() {
         let (mut connection, client) = pair();
         drop(client);
-        assert!(connection.receive(&mut [0; 64]).is_err());
+        assert!(connection.receive(&mut Vec::with_capacity(64)).is_err());
         let (mut connection, mut client) = pair();
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("write");
-        assert!(connection.receive(&mut [0; 64]).is_err());
+        assert!(connection.receive(&mut Vec::with_capacity(64)).is_err());
     }
 }

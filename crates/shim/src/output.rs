@@ -5,6 +5,7 @@ use crate::framing::{Framer, Stamp};
 use crate::logfile::{LogError, LogFile};
 use crate::poll::{Interest, Poll, Source, Stream};
 use std::io;
+use sys::rustix::buffer::spare_capacity;
 use sys::rustix::fd::OwnedFd;
 use sys::rustix::io::Errno;
 
@@ -22,11 +23,11 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// The buffer to read into.
-    pub(crate) fn read(&mut self) -> &mut [u8] {
-        if self.read.is_empty() {
-            self.read = vec![0; READ];
-        }
+    /// The buffer to read into: empty, with room for [`READ`] bytes that are not touched before they
+    /// are read, so that a short line costs one page.
+    pub(crate) fn read(&mut self) -> &mut Vec<u8> {
+        self.read.clear();
+        self.read.reserve(READ);
         &mut self.read
     }
 
@@ -120,18 +121,18 @@ impl Output {
             return Progress::Stuck;
         }
         let Some(pipe) = self.pipe(stream) else { return Progress::Ended };
-        let count = match sys::rustix::io::read(&pipe.fd, scratch.read()) {
+        match sys::rustix::io::read(&pipe.fd, spare_capacity(scratch.read())) {
             // EIO: the last other end of a terminal is closed.
             Ok(0) | Err(Errno::IO) => return self.end(stream, poll, scratch),
-            Ok(count) => count,
+            Ok(_) => {}
             Err(Errno::AGAIN) => return Progress::Empty,
             Err(Errno::INTR) => return Progress::More,
             // No other error is known for a pipe; a descriptor that cannot be read has no more to say.
             Err(_) => return self.end(stream, poll, scratch),
-        };
+        }
         let Scratch { read, out } = scratch;
         self.last = Stamp::after(self.last);
-        if self.take(stream, &read[..count], self.last, out) { Progress::More } else { Progress::Stuck }
+        if self.take(stream, read, self.last, out) { Progress::More } else { Progress::Stuck }
     }
 
     /// Reads what both streams have now; true when both are at their end and written. Bounded, so that

@@ -76,8 +76,8 @@ impl Shim {
     /// Tells the end of a container if its output is written or its time is over.
     pub(crate) fn settle(&mut self, index: usize, now: Instant) {
         let container = &mut self.containers[index];
-        let written = container.output.drain(&self.poll, &mut self.scratch);
         let State::Ending(ending) = &mut container.state else { return };
+        let written = container.output.drain(&self.poll, &mut self.scratch);
         if !written && now < ending.until {
             self.after_output(index);
             return;

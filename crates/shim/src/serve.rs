@@ -100,11 +100,12 @@ pub(crate) fn serve(options: Options) -> io::Result<()> {
 
 /// Takes the listening socket off standard input, which becomes /dev/null.
 fn take_listener() -> io::Result<OwnedFd> {
-    let stdin = io::stdin();
-    if !socket_acceptconn(&stdin).unwrap_or(false) {
+    // Not std's: that has a buffer of 8 KiB.
+    let stdin = sys::rustix::stdio::stdin();
+    if !socket_acceptconn(stdin).unwrap_or(false) {
         return Err(io::Error::other("standard input is not a listening socket"));
     }
-    let listener = fcntl_dupfd_cloexec(&stdin, 3)?;
+    let listener = fcntl_dupfd_cloexec(stdin, 3)?;
     sys::rustix::stdio::dup2_stdin(crate::logfile::null()?)?;
     ioctl_fionbio(&listener, true)?;
     Ok(listener)
@@ -223,6 +224,7 @@ impl Shim {
             container.output.shrink();
         }
         sys::heap::trim();
+        sys::heap::trim_stack();
     }
 
     fn accept(&mut self) {

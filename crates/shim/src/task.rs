@@ -195,6 +195,10 @@ impl Shim {
         if !container.is_alive() {
             return Err(Refusal::not_found(format!("container {}: its process has ended", container.id)));
         }
+        let waits = matches!(container.state, State::Created);
+        // Its program does not run yet, so nothing could handle the signal; and as the first process of
+        // a PID namespace it would not even notice.
+        let signal = if waits && ends(signal) { Signal::KILL } else { signal };
         container.process.kill(signal, request.all)?;
         done()
     }
@@ -339,6 +343,13 @@ fn open_log(address: &str) -> Result<Option<LogFile>, Refusal> {
     };
     let log = LogFile::open(Path::new(directory), Path::new(path));
     log.map(Some).map_err(|e| Refusal::invalid(format!("stdout: {}", chain(&e))))
+}
+
+/// Whether a process that does not handle the signal ends by it (signal(7)).
+fn ends(signal: Signal) -> bool {
+    let goes_on = [Signal::CHILD, Signal::URG, Signal::WINCH, Signal::CONT];
+    let stops = [Signal::STOP, Signal::TSTP, Signal::TTIN, Signal::TTOU];
+    !goes_on.contains(&signal) && !stops.contains(&signal)
 }
 
 impl Process {

@@ -114,7 +114,9 @@ fn start(request: &SpawnRequest, listener: UnixListener) -> Result<OwnedFd, Shim
     if request.pause {
         command.arg("--pause");
     }
-    command.env_clear().env("RUST_BACKTRACE", "1").current_dir("/");
+    // Chunks in the allocator's per-thread cache would hold pages that are else given back.
+    command.env_clear().env("RUST_BACKTRACE", "1").env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
+    command.current_dir("/");
     command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null()).stderr(Stdio::from(log));
     let child = command.spawn().map_err(failed("execute", request.program.path()))?;
     // Nobody else reaps it before this: the number is still its own.

@@ -35,11 +35,13 @@ pub(crate) struct Container<'a> {
     pub(crate) log: bool,
     pub(crate) terminal: bool,
     pub(crate) memory: Option<i64>,
+    /// With the default seccomp profile.
+    pub(crate) seccomp: bool,
 }
 
 impl<'a> Container<'a> {
     pub(crate) fn new(id: &'a str, args: &'a [&'a str]) -> Self {
-        Self { id, args, pid_namespace: None, uid: 0, log: true, terminal: false, memory: None }
+        Self { id, args, pid_namespace: None, uid: 0, log: true, terminal: false, memory: None, seccomp: false }
     }
 }
 
@@ -52,7 +54,7 @@ impl Host {
         std::fs::create_dir_all(&bin).expect("create the root file system");
         std::fs::create_dir(directory.join("log")).expect("create the log directory");
         std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
-        for applet in ["sh", "sleep", "cat", "echo", "yes", "head", "ls", "grep", "ps", "readlink", "seq", "kill", "dd"] {
+        for applet in ["sh", "sleep", "cat", "echo", "yes", "head", "ls", "grep", "ps", "readlink", "seq", "kill", "dd", "true"] {
             symlink("busybox", bin.join(applet)).expect("link an applet");
         }
         for place in ["proc", "dev", "tmp", "sys", "etc"] {
@@ -137,6 +139,7 @@ impl Host {
             None => json!({ "type": "pid" }),
         };
         let capabilities = json!(["CAP_KILL", "CAP_CHOWN"]);
+        let seccomp = container.seccomp.then(|| seccomp::default_profile(&Default::default()));
         json!({
             "ociVersion": "1.2.0",
             "root": { "path": "rootfs" },
@@ -158,6 +161,7 @@ impl Host {
             ],
             "linux": {
                 "cgroupsPath": group.as_str(),
+                "seccomp": seccomp,
                 "resources": { "memory": container.memory.map(|limit| json!({ "limit": limit })) },
                 "namespaces": [pid, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }, { "type": "network" }, { "type": "cgroup" }],
             },

@@ -81,6 +81,20 @@ async fn a_program_that_is_not_there_is_told_and_recorded() {
 }
 
 #[tokio::test]
+async fn a_container_that_was_never_started_ends_by_its_stop_signal() {
+    let host = Host::new();
+    let shim = host.spawn(false).await;
+    shim.create(host.task(&Container::new("c", FOREVER))).await.expect("create");
+    shim.kill("c", 28, false).await.expect("SIGWINCH");
+    shim.kill("c", 15, false).await.expect("SIGTERM");
+    assert_eq!(shim.wait("c").await.expect("wait").code, 137);
+    let state = shim.pod_state().await.expect("state").containers.remove(0);
+    assert_eq!(state.started_at, 0);
+    shim.delete("c").await.expect("delete");
+    host.shutdown(shim).await;
+}
+
+#[tokio::test]
 async fn a_refused_container_leaves_nothing_and_can_be_tried_again() {
     let host = Host::new();
     let shim = host.spawn(false).await;
