@@ -3,7 +3,15 @@
 //! Only this crate (and `api`) knows protobuf, and only [`status`] makes a gRPC status.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod call;
+mod image;
 mod parse;
+mod render;
+mod runtime;
+mod status;
 
+pub use admin::AdminApi;
 pub use call::{Call, CallLayer, Caller};
+pub use image::ImageApi;
+pub use runtime::{NetworkState, Node, Runtime};

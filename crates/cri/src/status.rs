@@ -13,6 +13,7 @@
 
 use crate::parse::Bad;
 use engine::EngineError;
+use image::{ErrorKind, ImageError};
 use std::error::Error;
 use tonic::{Code, Status};
 
@@ -54,4 +55,59 @@ pub(crate) fn of_engine(error: &EngineError) -> Status {
         EngineError::Internal { .. } => Code::Internal,
     };
     Status::new(code, text(error))
+}
+
+/// Of the images. The kubelet matches the start of the text for a registry that cannot be reached
+/// (cri-api `RegistryUnavailable`), and only if the code is Unknown.
+pub(crate) fn of_image(error: &ImageError) -> Status {
+    match error.kind() {
+        ErrorKind::Invalid => Status::invalid_argument(text(error)),
+        ErrorKind::NotFound => Status::not_found(text(error)),
+        ErrorKind::Denied => Status::permission_denied(text(error)),
+        ErrorKind::Unavailable => Status::unknown(format!("RegistryUnavailable: {}", text(error))),
+        ErrorKind::Refused => Status::failed_precondition(text(error)),
+        ErrorKind::Internal => Status::internal(text(error)),
+    }
+}
+
+/// Nobody reads this answer: its caller has gone.
+pub(crate) fn caller_left(method: &str) -> Status {
+    Status::cancelled(format!("{method}: the caller has left"))
+}
+
+/// Of an RPC that this version does not serve: nothing pretends.
+pub(crate) fn not_served(method: &str) -> Status {
+    Status::unimplemented(format!("{method} is not served by this version of peapod"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_of_the_engine_has_its_code() {
+        let why = || "why".to_owned();
+        for (error, code) in [
+            (EngineError::NotFound { what: "container", id: why(), source: None }, Code::NotFound),
+            (EngineError::AlreadyExists { what: "container", name: why(), id: why() }, Code::AlreadyExists),
+            (EngineError::FailedPrecondition { why: why(), source: None }, Code::FailedPrecondition),
+            (EngineError::InvalidArgument { field: "config", why: why(), source: None }, Code::InvalidArgument),
+            (EngineError::ResourceExhausted { why: why(), source: None }, Code::ResourceExhausted),
+            (EngineError::DeadlineExceeded { doing: why(), source: None }, Code::DeadlineExceeded),
+            (EngineError::Unavailable, Code::Unavailable),
+            (EngineError::Internal { doing: why(), source: None }, Code::Internal),
+        ] {
+            assert_eq!(of_engine(&error).code(), code, "{error}");
+        }
+        let bad = Bad::refused("config.CDI_devices", "a CDI device");
+        assert_eq!(of_request(&bad).code(), Code::InvalidArgument);
+        assert!(of_request(&bad).message().starts_with("config.CDI_devices: "));
+        assert_eq!(not_served("Exec").code(), Code::Unimplemented);
+    }
+
+    #[test]
+    fn a_long_chain_of_causes_is_cut() {
+        let error = EngineError::Internal { doing: "ü".repeat(10_000), source: None };
+        assert!(of_engine(&error).message().len() <= LONGEST + 4);
+    }
 }

@@ -256,7 +256,8 @@ impl Network {
             }),
             (Found::Nothing, Fallback::None) => Err(NetworkError::NotReady {
                 reason: format!("no network configuration in {dir}"),
-                advice: "install the cluster's CNI plugin, or start with --fallback-network bridge".to_owned(),
+                advice: "install the cluster's CNI plugin, or start with --fallback-network bridge"
+                    .to_owned(),
             }),
             (Found::Nothing, Fallback::Bridge) => self.reserve().await,
         }
@@ -309,11 +310,9 @@ impl Network {
         steps::check_request(request)?;
         let added = self.add_all(&list, request).await;
         if let Err(e) = &added {
-            let why: &dyn std::error::Error = e;
-            tracing::warn!(pod = %request.pod, error = why, "attaching failed; what was done is taken back");
+            tracing::warn!(pod = %request.pod, error = %e, "attaching failed; what was done is taken back");
             if let Err(e) = self.detach(request, None).await {
-                let why: &dyn std::error::Error = &e;
-                tracing::warn!(pod = %request.pod, error = why, "not all could be taken back");
+                tracing::warn!(pod = %request.pod, error = %e, "not all could be taken back");
             }
         }
         added

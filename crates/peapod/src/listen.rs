@@ -63,7 +63,7 @@ pub(crate) fn lock(state: &Path) -> anyhow::Result<Lock> {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let mut pid = String::new();
-            file.by_ref().take(32).read_to_string(&mut pid).context("cannot read the pid of the other daemon")?;
+            (&file).take(32).read_to_string(&mut pid).context("cannot read the pid of the other daemon")?;
             bail!(
                 "another peapod (pid {}) serves {}: stop it first, or give this one --state, --root and --listen of its own",
                 pid.trim(),

@@ -9,7 +9,7 @@ use std::{
     io::{Read as _, Write as _},
     net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 use sys::rustix::{
     io::Errno,
@@ -170,24 +170,37 @@ pub(super) fn make_cgroup(mounts: &Mounts, plan: &PodPlan) -> Result<()> {
     Cgroup::create(mounts, &path, None).map(drop).map_err(failed("cannot make the pod's cgroup"))
 }
 
-/// The groups that the plan made, the pod's own first. One above it that others moved into stays.
-pub(super) fn drop_cgroup(mounts: &Mounts, plan: &PodPlan) -> Result<()> {
+/// The groups that the plan made, the pod's own first, as far as nobody is in them.
+///
+/// Nothing is killed here: who asks for one `cgroup_parent` for several pods has one group that they
+/// share, and what this pod had in it went with its containers. A group that is still in use is
+/// remembered beneath `<state>/groups`, and goes with the last pod in it.
+pub(super) fn drop_cgroup(mounts: &Mounts, plan: &PodPlan, remembered: &Path) -> Result<()> {
     for path in &plan.cgroup.made {
-        let group = Cgroup::at(mounts, &cgroup_path(path)?);
-        let own = *path == plan.cgroup.path;
-        if own {
-            group.kill().map_err(failed("cannot kill what is left in the pod's cgroup"))?;
-        } else if !group_is_unused(mounts, path) {
-            break;
+        if !remove_unused(mounts, path)? {
+            remember(remembered, path)?;
         }
-        match group.remove() {
-            Ok(()) => {}
-            Err(error) if own => return Err(failed("cannot remove the pod's cgroup")(error)),
-            // Somebody has moved in since: it is theirs now.
-            Err(_) => break,
+    }
+    for (note, path) in notes(remembered)? {
+        // The deepest first: a parent is unused only then.
+        if remove_unused(mounts, &path)? {
+            fs::remove_file(&note).map_err(failed(format!("cannot remove {}", note.display())))?;
         }
     }
     Ok(())
+}
+
+/// Removes a group without processes and child groups; `false` if it is in use.
+fn remove_unused(mounts: &Mounts, path: &str) -> Result<bool> {
+    if !group_is_unused(mounts, path) {
+        return Ok(false);
+    }
+    let group = Cgroup::at(mounts, &cgroup_path(path)?);
+    match group.remove() {
+        Ok(()) => Ok(true),
+        Err(_) if !group_is_unused(mounts, path) => Ok(false),
+        Err(error) => Err(failed("cannot remove the pod's cgroup")(error)),
+    }
 }
 
 /// No process and no child group in any hierarchy: [`Cgroup::remove`] would take child groups along.
@@ -198,4 +211,26 @@ fn group_is_unused(mounts: &Mounts, path: &str) -> bool {
         let no_child = !entries.flatten().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         no_child && fs::read_to_string(dir.join("cgroup.procs")).is_ok_and(|pids| pids.trim().is_empty())
     })
+}
+
+/// A note per group, named so that it needs no care with slashes.
+fn remember(remembered: &Path, path: &str) -> Result<()> {
+    private_dir(remembered)?;
+    let note = remembered.join(path.trim_start_matches('/').replace('/', "\\x2f"));
+    put(&note, path)
+}
+
+/// Notes and the groups that they are about, the deepest group first.
+fn notes(remembered: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let entries = match fs::read_dir(remembered) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(format!("cannot read {}", remembered.display()))(error)),
+    };
+    let mut notes: Vec<(PathBuf, String)> = entries
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok().map(|path| (entry.path(), path)))
+        .collect();
+    notes.sort_by_key(|(_, path)| std::cmp::Reverse(path.matches('/').count()));
+    Ok(notes)
 }

@@ -1,0 +1,194 @@
+//! RuntimeService: one file a subject, and here the list of all its calls.
+
+mod container;
+mod exec;
+mod node;
+mod pod;
+mod stats;
+
+pub use node::{NetworkState, Node};
+
+use crate::status;
+use api::cri::{self, runtime_service_server::RuntimeService};
+use engine::{Engine, Host};
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// The service. Clones share the engine.
+#[derive(Debug)]
+pub struct Runtime<H: Host> {
+    engine: Engine<H>,
+    node: Arc<Node>,
+}
+
+impl<H: Host> Runtime<H> {
+    /// Serves this engine on this node.
+    #[must_use]
+    pub fn new(engine: Engine<H>, node: Arc<Node>) -> Self {
+        Runtime { engine, node }
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+/// Lists in chunks are not served yet, so no stream has an item.
+type NoItems<T> = tokio_stream::Empty<Result<T, Status>>;
+
+/// Calls that this version does not serve, by name: nothing pretends.
+macro_rules! not_served {
+    ($($method:ident($request:ident) -> $response:ty, $name:literal;)*) => { $(
+        fn $method<'life, 'async_trait>(
+            &'life self,
+            _request: Request<cri::$request>,
+        ) -> std::pin::Pin<Box<dyn Future<Output = Answer<$response>> + Send + 'async_trait>>
+        where
+            'life: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(std::future::ready(Err(status::not_served($name))))
+        }
+    )* };
+}
+
+#[tonic::async_trait]
+impl<H: Host> RuntimeService for Runtime<H> {
+    async fn version(&self, request: Request<cri::VersionRequest>) -> Answer<cri::VersionResponse> {
+        node::version(&request.into_inner()).map(Response::new)
+    }
+
+    async fn status(&self, request: Request<cri::StatusRequest>) -> Answer<cri::StatusResponse> {
+        Ok(Response::new(self.node.status(request.into_inner().verbose).await))
+    }
+
+    async fn runtime_config(&self, _request: Request<cri::RuntimeConfigRequest>) -> Answer<cri::RuntimeConfigResponse> {
+        Ok(Response::new(node::runtime_config()))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<cri::UpdateRuntimeConfigRequest>,
+    ) -> Answer<cri::UpdateRuntimeConfigResponse> {
+        node::update_runtime_config(&request.into_inner()).map(Response::new)
+    }
+
+    async fn run_pod_sandbox(&self, request: Request<cri::RunPodSandboxRequest>) -> Answer<cri::RunPodSandboxResponse> {
+        self.run_pod(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<cri::StopPodSandboxRequest>,
+    ) -> Answer<cri::StopPodSandboxResponse> {
+        self.stop_pod(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<cri::RemovePodSandboxRequest>,
+    ) -> Answer<cri::RemovePodSandboxResponse> {
+        self.remove_pod(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<cri::PodSandboxStatusRequest>,
+    ) -> Answer<cri::PodSandboxStatusResponse> {
+        self.pod_status(&request.into_inner()).map(Response::new)
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<cri::ListPodSandboxRequest>,
+    ) -> Answer<cri::ListPodSandboxResponse> {
+        Ok(Response::new(self.list_pods(request.into_inner())))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<cri::CreateContainerRequest>,
+    ) -> Answer<cri::CreateContainerResponse> {
+        self.create(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_container(&self, request: Request<cri::StartContainerRequest>) -> Answer<cri::StartContainerResponse> {
+        self.start(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stop_container(&self, request: Request<cri::StopContainerRequest>) -> Answer<cri::StopContainerResponse> {
+        self.stop(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<cri::RemoveContainerRequest>,
+    ) -> Answer<cri::RemoveContainerResponse> {
+        self.remove(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_containers(&self, request: Request<cri::ListContainersRequest>) -> Answer<cri::ListContainersResponse> {
+        Ok(Response::new(self.list(request.into_inner())))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<cri::ContainerStatusRequest>,
+    ) -> Answer<cri::ContainerStatusResponse> {
+        self.container_status(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<cri::ReopenContainerLogRequest>,
+    ) -> Answer<cri::ReopenContainerLogResponse> {
+        self.reopen_log(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
+        self.exec_sync(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn container_stats(&self, request: Request<cri::ContainerStatsRequest>) -> Answer<cri::ContainerStatsResponse> {
+        self.stats_of_one(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<cri::ListContainerStatsRequest>,
+    ) -> Answer<cri::ListContainerStatsResponse> {
+        Ok(Response::new(self.stats_of_all(request.into_inner()).await))
+    }
+
+    type StreamPodSandboxesStream = NoItems<cri::StreamPodSandboxesResponse>;
+    type StreamContainersStream = NoItems<cri::StreamContainersResponse>;
+    type StreamContainerStatsStream = NoItems<cri::StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = NoItems<cri::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxMetricsStream = NoItems<cri::StreamPodSandboxMetricsResponse>;
+    type GetContainerEventsStream = NoItems<cri::ContainerEventResponse>;
+
+    not_served! {
+        exec(ExecRequest) -> cri::ExecResponse, "Exec";
+        attach(AttachRequest) -> cri::AttachResponse, "Attach";
+        port_forward(PortForwardRequest) -> cri::PortForwardResponse, "PortForward";
+        update_container_resources(UpdateContainerResourcesRequest)
+            -> cri::UpdateContainerResourcesResponse, "UpdateContainerResources";
+        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest)
+            -> cri::UpdatePodSandboxResourcesResponse, "UpdatePodSandboxResources";
+        pod_sandbox_stats(PodSandboxStatsRequest) -> cri::PodSandboxStatsResponse, "PodSandboxStats";
+        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> cri::ListPodSandboxStatsResponse, "ListPodSandboxStats";
+        checkpoint_container(CheckpointContainerRequest) -> cri::CheckpointContainerResponse, "CheckpointContainer";
+        checkpoint_pod(CheckpointPodRequest) -> cri::CheckpointPodResponse, "CheckpointPod";
+        restore_pod(RestorePodRequest) -> cri::RestorePodResponse, "RestorePod";
+        list_metric_descriptors(ListMetricDescriptorsRequest)
+            -> cri::ListMetricDescriptorsResponse, "ListMetricDescriptors";
+        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest)
+            -> cri::ListPodSandboxMetricsResponse, "ListPodSandboxMetrics";
+        stream_pod_sandboxes(StreamPodSandboxesRequest) -> Self::StreamPodSandboxesStream, "StreamPodSandboxes";
+        stream_containers(StreamContainersRequest) -> Self::StreamContainersStream, "StreamContainers";
+        stream_container_stats(StreamContainerStatsRequest)
+            -> Self::StreamContainerStatsStream, "StreamContainerStats";
+        stream_pod_sandbox_stats(StreamPodSandboxStatsRequest)
+            -> Self::StreamPodSandboxStatsStream, "StreamPodSandboxStats";
+        stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest)
+            -> Self::StreamPodSandboxMetricsStream, "StreamPodSandboxMetrics";
+        get_container_events(GetEventsRequest) -> Self::GetContainerEventsStream, "GetContainerEvents";
+    }
+}

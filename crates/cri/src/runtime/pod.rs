@@ -1,0 +1,60 @@
+//! Sandboxes.
+
+use super::Runtime;
+use crate::{parse, render, status};
+use api::cri;
+use engine::{Host, PodFilter, PodState};
+use std::collections::BTreeMap;
+use tonic::Status;
+
+impl<H: Host> Runtime<H> {
+    pub(super) async fn run_pod(&self, request: cri::RunPodSandboxRequest) -> Result<cri::RunPodSandboxResponse, Status> {
+        let spec = parse::pod(request.config.as_ref(), &request.runtime_handler)
+            .map_err(|bad| status::of_request(&bad))?;
+        let id = self.engine.run_pod(spec).await.map_err(|error| status::of_engine(&error))?;
+        Ok(cri::RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
+    }
+
+    pub(super) async fn stop_pod(&self, request: &cri::StopPodSandboxRequest) -> Result<cri::StopPodSandboxResponse, Status> {
+        self.engine.stop_pod(&request.pod_sandbox_id).await.map_err(|error| status::of_engine(&error))?;
+        Ok(cri::StopPodSandboxResponse {})
+    }
+
+    pub(super) async fn remove_pod(
+        &self,
+        request: &cri::RemovePodSandboxRequest,
+    ) -> Result<cri::RemovePodSandboxResponse, Status> {
+        self.engine.remove_pod(&request.pod_sandbox_id).await.map_err(|error| status::of_engine(&error))?;
+        Ok(cri::RemovePodSandboxResponse {})
+    }
+
+    pub(super) fn pod_status(&self, request: &cri::PodSandboxStatusRequest) -> Result<cri::PodSandboxStatusResponse, Status> {
+        let pod = self.engine.pod(&request.pod_sandbox_id).map_err(|error| status::of_engine(&error))?;
+        Ok(cri::PodSandboxStatusResponse {
+            status: Some(render::pod_status(&pod)),
+            info: if request.verbose { render::pod_info(&pod) } else { BTreeMap::new() },
+            // With a timestamp a kubelet with EventedPLEG would take these statuses for all there are.
+            containers_statuses: Vec::new(),
+            timestamp: 0,
+        })
+    }
+
+    pub(super) fn list_pods(&self, request: cri::ListPodSandboxRequest) -> cri::ListPodSandboxResponse {
+        let asked = request.filter.unwrap_or_default();
+        let state = match asked.state.map(|value| cri::PodSandboxState::try_from(value.state)) {
+            None => None,
+            Some(Ok(cri::PodSandboxState::SandboxReady)) => Some(PodState::Ready),
+            Some(Ok(cri::PodSandboxState::SandboxNotready)) => Some(PodState::NotReady),
+            // A state that this version does not know is one that no pod is in.
+            Some(Err(_)) => return cri::ListPodSandboxResponse::default(),
+        };
+        let filter = PodFilter {
+            id: Some(asked.id).filter(|id| !id.is_empty()),
+            state,
+            labels: asked.label_selector,
+        };
+        cri::ListPodSandboxResponse {
+            items: self.engine.pods(&filter).iter().map(|pod| render::pod_row(pod)).collect(),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The bundle that a shim makes a container of: config.json, completed with what wants a look at the
+//! host, and the sources of bind mounts.
+
+use super::{blocking::failed, devices};
+use engine::host::{ContainerPlan, OciSpec, Result};
+use std::{fs, os::unix::fs::DirBuilderExt as _};
+use sys::rustix::fs::Mode;
+use types::container::SeccompProfile;
+
+/// Writes `config.json`; the directory is private, and replaced whole by the next try.
+pub(super) fn write(plan: &ContainerPlan, mut spec: OciSpec) -> Result<()> {
+    complete(plan, &mut spec)?;
+    make_mount_sources(plan)?;
+    make_log_directory(plan)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&plan.bundle)
+        .map_err(failed(format!("cannot make {}", plan.bundle.display())))?;
+    let text = serde_json::to_vec(&spec).map_err(failed("the spec cannot be written as JSON"))?;
+    let path = plan.bundle.join("config.json");
+    sys::file::replace_path(&path, &text, Mode::RUSR | Mode::WUSR)
+        .map_err(failed(format!("cannot write {}", path.display())))
+}
+
+/// Device nodes with their numbers, and the filter for the capabilities that the container has.
+fn complete(plan: &ContainerPlan, spec: &mut OciSpec) -> Result<()> {
+    let mut given = devices::asked(&plan.spec.devices)?;
+    if plan.spec.security.privileged {
+        given.extend(devices::of_the_host()?);
+    }
+    let bounding = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.capabilities().as_ref())
+        .and_then(|sets| sets.bounding().clone())
+        .unwrap_or_default();
+    let filter = match plan.spec.security.seccomp {
+        // A privileged container has no filter, whatever profile came along (CRI comment).
+        _ if plan.spec.security.privileged => None,
+        SeccompProfile::RuntimeDefault => Some(seccomp::default_profile(&bounding)),
+        // A localhost profile was refused with the request.
+        SeccompProfile::Unconfined | SeccompProfile::Localhost(_) => None,
+    };
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    linux.set_seccomp(filter);
+    if !given.is_empty() {
+        let mut resources = linux.resources().clone().unwrap_or_default();
+        let mut rules = resources.devices().clone().unwrap_or_default();
+        rules.extend(given.iter().map(|device| device.rule.clone()));
+        resources.set_devices(Some(rules));
+        linux.set_resources(Some(resources));
+        linux.set_devices(Some(given.into_iter().map(|device| device.node).collect()));
+    }
+    spec.set_linux(Some(linux));
+    Ok(())
+}
+
+/// A missing source becomes a directory: kubelets and users count on it, as with the peers.
+fn make_mount_sources(plan: &ContainerPlan) -> Result<()> {
+    for mount in &plan.spec.mounts {
+        match fs::metadata(&mount.host_path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o755)
+                    .create(&mount.host_path)
+                    .map_err(failed(format!("cannot make the mount source {}", mount.host_path.display())))?;
+            }
+            Err(error) => return Err(failed(format!("cannot look at {}", mount.host_path.display()))(error)),
+        }
+    }
+    Ok(())
+}
+
+/// The directory of the log, if nobody made it: the kubelet does, others do not.
+fn make_log_directory(plan: &ContainerPlan) -> Result<()> {
+    let Some(directory) = plan.log.as_ref().and_then(|log| log.parent()) else { return Ok(()) };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .map_err(failed(format!("cannot make {}", directory.display())))
+}

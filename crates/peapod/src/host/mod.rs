@@ -1,0 +1,185 @@
+//! The engine's hands on a Linux machine: [`LinuxHost`].
+//!
+//! Only this module knows that a network namespace, a cgroup and a shim belong to one pod. The rooms
+//! that do the work know nothing of one another.
+
+mod blocking;
+mod bundle;
+mod container;
+mod devices;
+mod files;
+mod network;
+mod pod;
+mod shims;
+
+use blocking::blocking;
+use cgroup::Mounts;
+use engine::{
+    Host,
+    host::{
+        Attached, ContainerPlan, Created, Exec, ExecOutput, Exit, ImageFacts, Namespaces, OciSpec, PodDirs, PodGroup,
+        PodPlan, Result, Rootfs, ShimState, ShimUp, Started, Whom,
+    },
+};
+use image::Images;
+use net::{Network, netns::Pins};
+use shims::Shims;
+use std::{path::PathBuf, sync::Arc};
+use types::{container::ContainerSpec, signal::Signal};
+
+/// What the host is made of.
+#[derive(Debug)]
+pub(crate) struct LinuxHost {
+    images: Arc<Images>,
+    network: Arc<Network>,
+    pins: Pins,
+    shims: Shims,
+    mounts: Mounts,
+    /// `<state>/groups`: cgroups that were still in use when their maker left.
+    groups: PathBuf,
+}
+
+impl LinuxHost {
+    /// Puts the rooms together. `state` is the daemon's state directory.
+    pub(crate) fn new(
+        images: Arc<Images>,
+        network: Arc<Network>,
+        pins: Pins,
+        program: Arc<shimlink::Program>,
+        mounts: Mounts,
+        state: &std::path::Path,
+    ) -> LinuxHost {
+        let shims = Shims::new(program, state.join("seccomp"));
+        LinuxHost { images, network, pins, shims, mounts, groups: state.join("groups") }
+    }
+}
+
+impl Host for LinuxHost {
+    async fn image(&self, container: &ContainerSpec) -> Result<ImageFacts> {
+        container::image(&self.images, container).await
+    }
+
+    async fn network_plan(&self) -> Result<String> {
+        network::plan(&self.network).await
+    }
+
+    async fn missing_groups(&self, cgroup: &str) -> Result<Vec<String>> {
+        let (mounts, cgroup) = (self.mounts.clone(), cgroup.to_owned());
+        blocking("looking at the cgroup", move || pod::missing_groups(&mounts, &cgroup)).await
+    }
+
+    async fn make_pod_dirs(&self, plan: &PodPlan) -> Result<PodDirs> {
+        let plan = plan.clone();
+        blocking("making the pod's directories", move || pod::make_dirs(&plan)).await?;
+        Ok(PodDirs::done())
+    }
+
+    async fn make_namespaces(&self, plan: &PodPlan, _dirs: &PodDirs) -> Result<Namespaces> {
+        network::make_namespaces(&self.pins, plan).await?;
+        Ok(Namespaces::done())
+    }
+
+    async fn attach(&self, plan: &PodPlan, _namespaces: &Namespaces) -> Result<Attached> {
+        network::attach(&self.network, &self.pins, plan).await
+    }
+
+    async fn make_pod_cgroup(&self, plan: &PodPlan) -> Result<PodGroup> {
+        let (mounts, plan) = (self.mounts.clone(), plan.clone());
+        blocking("making the pod's cgroup", move || pod::make_cgroup(&mounts, &plan)).await?;
+        Ok(PodGroup::done())
+    }
+
+    async fn start_shim(&self, plan: &PodPlan, _network: &Attached, _group: &PodGroup) -> Result<ShimUp> {
+        self.shims.start(plan).await
+    }
+
+    async fn drop_shim(&self, plan: &PodPlan) -> Result<()> {
+        self.shims.drop_shim(plan).await
+    }
+
+    async fn detach(&self, plan: &PodPlan) -> Result<()> {
+        network::detach(&self.network, plan).await
+    }
+
+    async fn drop_namespaces(&self, plan: &PodPlan) -> Result<()> {
+        let (pins, pod) = (self.pins.clone(), plan.id.clone());
+        blocking("dropping the pod's namespaces", move || {
+            pins.drop_pod(&pod).map_err(blocking::failed("cannot drop the pod's namespaces"))
+        })
+        .await
+    }
+
+    async fn drop_pod_cgroup(&self, plan: &PodPlan) -> Result<()> {
+        let (mounts, plan, groups) = (self.mounts.clone(), plan.clone(), self.groups.clone());
+        blocking("dropping the pod's cgroup", move || pod::drop_cgroup(&mounts, &plan, &groups)).await
+    }
+
+    async fn drop_pod_dirs(&self, plan: &PodPlan) -> Result<()> {
+        let plan = plan.clone();
+        blocking("removing the pod's directories", move || pod::drop_dirs(&plan)).await
+    }
+
+    async fn hold_image(&self, container: &ContainerPlan) -> Result<()> {
+        container::hold_image(&self.images, container)
+    }
+
+    async fn make_rootfs(&self, _pod: &PodPlan, container: &ContainerPlan) -> Result<Rootfs> {
+        let plan = container.clone();
+        blocking("making the writable layer", move || container::make_rootfs(&plan)).await?;
+        Ok(Rootfs::done())
+    }
+
+    async fn create(&self, pod: &PodPlan, container: &ContainerPlan, spec: &OciSpec, _rootfs: Rootfs) -> Result<Created> {
+        let (plan, spec) = (container.clone(), spec.clone());
+        blocking("writing the bundle", move || bundle::write(&plan, spec)).await?;
+        let pid = self.shims.create(pod, container).await?;
+        Ok(Created { pid })
+    }
+
+    async fn start(&self, pod: &PodPlan, container: &ContainerPlan) -> Result<Started> {
+        self.shims.start_container(pod, container).await
+    }
+
+    async fn signal(&self, pod: &PodPlan, container: &ContainerPlan, signal: Signal, whom: Whom) -> Result<()> {
+        self.shims.signal(pod, container, signal, whom).await
+    }
+
+    async fn kill_group(&self, _pod: &PodPlan, container: &ContainerPlan) -> Result<()> {
+        let (mounts, plan) = (self.mounts.clone(), container.clone());
+        blocking("killing the container's processes", move || container::kill_group(&mounts, &plan)).await
+    }
+
+    async fn drop_container(&self, pod: &PodPlan, container: &ContainerPlan) -> Result<()> {
+        // The shim's record first, so that nothing writes into the bundle any more.
+        self.shims.forget(pod, container).await?;
+        let (mounts, plan) = (self.mounts.clone(), container.clone());
+        blocking("dropping the container", move || container::drop_host_side(&mounts, &plan)).await?;
+        self.images.release(&container.id);
+        Ok(())
+    }
+
+    async fn reopen_log(&self, pod: &PodPlan, container: &ContainerPlan) -> Result<()> {
+        self.shims.reopen_log(pod, container).await
+    }
+
+    async fn log_trouble(&self, pod: &PodPlan, container: &ContainerPlan) -> Result<Option<String>> {
+        self.shims.log_trouble(pod, container).await
+    }
+
+    async fn exec_sync(&self, pod: &PodPlan, container: &ContainerPlan, exec: &Exec) -> Result<ExecOutput> {
+        self.shims.exec_sync(pod, container, exec).await
+    }
+
+    async fn recorded_exit(&self, _pod: &PodPlan, container: &ContainerPlan) -> Result<Option<Exit>> {
+        let plan = container.clone();
+        blocking("reading the exit record", move || container::recorded_exit(&plan)).await
+    }
+
+    async fn reconnect(&self, plan: &PodPlan) -> Result<ShimState> {
+        self.shims.reconnect(plan).await
+    }
+
+    async fn next_exits(&self, plan: &PodPlan, after: u64) -> Result<Vec<Exit>> {
+        self.shims.next_exits(plan, after).await
+    }
+}
