@@ -323,21 +323,21 @@ async fn until(mut what: impl FnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it comes to pass");
 }
 
-/// Processes of the unpacking program beneath `layers`, by number.
-fn unpacking(layers: &Path) -> Vec<u32> {
-    let numbers = std::fs::read_dir("/proc")
+/// The two processes that unpack beneath `layers`: the outer one works there, the inner one is its child.
+fn unpacking(layers: &Path) -> (Vec<u32>, Vec<u32>) {
+    let all: Vec<u32> = std::fs::read_dir("/proc")
         .expect("/proc")
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    numbers
-        .filter(|pid: &u32| {
-            let link = |name: &str| std::fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
-            let program = link("exe").file_name().is_some_and(|name| name == "peapod-unpack");
-            program
-                && (link("cwd").starts_with(layers)
-                    || link("root").starts_with(layers)
-                    || link("cwd") == Path::new("/"))
-        })
-        .collect()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    let works_there =
+        |pid: &u32| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(layers));
+    let outer: Vec<u32> = all.iter().copied().filter(works_there).collect();
+    let parent = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse::<u32>().ok()
+    };
+    let inner = all.into_iter().filter(|pid| parent(pid).is_some_and(|p| outer.contains(&p))).collect();
+    (outer, inner)
 }
 
 #[tokio::test]
@@ -347,10 +347,7 @@ async fn the_unpacking_child_is_confined() {
     let images = place.open().await;
     let pull = half_way(&place, &server, &images).await;
     let own = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).expect("own namespace");
-    let confined: Vec<u32> = unpacking(&place.root().join("layers"))
-        .into_iter()
-        .filter(|pid| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|ns| ns != own("mnt")))
-        .collect();
+    let (_, confined) = unpacking(&place.root().join("layers"));
     assert_eq!(confined.len(), 1);
     let proc = format!("/proc/{}", confined[0]);
     for kind in ["mnt", "net", "ipc", "pid"] {
@@ -392,7 +389,7 @@ async fn a_pull_that_everybody_left_ends_and_takes_its_partial_layer_with_it() {
     drop(second);
     until(|| place.layers().is_empty()).await;
     images.settled().await;
-    until(|| unpacking(&place.root().join("layers")).is_empty()).await;
+    assert_eq!(unpacking(&place.root().join("layers")), (Vec::new(), Vec::new()));
     assert_eq!(images.list(None), []);
 }
 
@@ -402,12 +399,11 @@ async fn a_child_that_is_killed_leaves_nothing_listed() {
     let server = Server::start().await;
     let images = place.open().await;
     let pull = half_way(&place, &server, &images).await;
-    let children = unpacking(&place.root().join("layers"));
-    assert_eq!(children.len(), 2, "{children:?}");
-    for child in children {
+    let (outer, inner) = unpacking(&place.root().join("layers"));
+    assert_eq!((outer.len(), inner.len()), (1, 1));
+    for child in outer {
         let pid = i32::try_from(child).ok().and_then(sys::rustix::process::Pid::from_raw).expect("a pid");
-        // The second may have ended with the first.
-        let _ = sys::rustix::process::kill_process(pid, sys::rustix::process::Signal::KILL);
+        sys::rustix::process::kill_process(pid, sys::rustix::process::Signal::KILL).expect("killed");
     }
     let error = pull.done().await.expect_err("killed");
     assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
