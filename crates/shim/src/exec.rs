@@ -67,7 +67,11 @@ impl Exec {
 
 impl Shim {
     /// Starts a command; its answer comes later.
-    pub(crate) fn exec_sync(&mut self, reply_to: ReplyTo, request: &ExecSyncRequest) -> Result<Option<Payload>, Refusal> {
+    pub(crate) fn exec_sync(
+        &mut self,
+        reply_to: ReplyTo,
+        request: &ExecSyncRequest,
+    ) -> Result<Option<Payload>, Refusal> {
         if self.execs.len() >= MOST {
             return Err(Refusal::new(Code::RESOURCE_EXHAUSTED, format!("{MOST} commands run in this pod")));
         }
@@ -79,7 +83,10 @@ impl Shim {
         let container = &self.containers[index];
         let process = &container.process;
         let internal = |what: &'static str| move |e: std::io::Error| Refusal::internal(what, &e);
-        let sub = process.cgroup().sub(&format!("exec-{key}")).map_err(|e| Refusal::internal("make a cgroup", &e))?;
+        let sub = process
+            .cgroup()
+            .sub(&format!("exec-{key}"))
+            .map_err(|e| Refusal::internal("make a cgroup", &e))?;
         let (stdout, out_end) = launch::output_pipe().map_err(internal("make a pipe"))?;
         let (stderr, err_end) = launch::output_pipe().map_err(internal("make a pipe"))?;
         let stdin = crate::logfile::null().map_err(internal("open /dev/null"))?;
@@ -210,7 +217,8 @@ impl Shim {
             capture.close();
         }
         let Some(reply_to) = exec.reply_to.take() else { return };
-        let (stdout, stderr) = (std::mem::take(&mut exec.stdout.bytes), std::mem::take(&mut exec.stderr.bytes));
+        let (stdout, stderr) =
+            (std::mem::take(&mut exec.stdout.bytes), std::mem::take(&mut exec.stderr.bytes));
         self.spent -= stdout.len() + stderr.len();
         let code = exec.code.unwrap_or(137);
         let timed_out = exec.timed_out;

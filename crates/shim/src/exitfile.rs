@@ -24,7 +24,8 @@ mod tests {
     #[test]
     fn a_record_is_read_back_and_leaves_no_other_file() {
         let directory = Directory::new();
-        let record = ExitRecord { container_id: "c".to_owned(), code: 137, sequence: 2, ..ExitRecord::default() };
+        let record =
+            ExitRecord { container_id: "c".to_owned(), code: 137, sequence: 2, ..ExitRecord::default() };
         write(&directory.0, &ExitRecord::default()).expect("write");
         write(&directory.0, &record).expect("replace");
         let bytes = std::fs::read(directory.0.join(EXIT_FILE)).expect("read");

@@ -6,7 +6,9 @@ use crate::wire::{Refusal, chain};
 use cgroup::Cgroup;
 use containerd_shim_protos::api::Mount;
 use oci_spec::runtime::Spec;
-use runner::{CreateRequest, Created, ExecError, ExecRequest, Gate, RootMount, RunnerError, StartError, Stdio};
+use runner::{
+    CreateRequest, Created, ExecError, ExecRequest, Gate, RootMount, RunnerError, StartError, Stdio,
+};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
@@ -58,9 +60,17 @@ pub(crate) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Makes a container's first process, which then waits for its start.
-pub(crate) fn create(shim: &mut Shim, bundle: &Path, rootfs: &[Mount], wanted: Wanted) -> Result<Made, Refusal> {
+pub(crate) fn create(
+    shim: &mut Shim,
+    bundle: &Path,
+    rootfs: &[Mount],
+    wanted: Wanted,
+) -> Result<Made, Refusal> {
     if rootfs.len() > MOST_ROOT_MOUNTS {
-        return Err(Refusal::invalid(format!("rootfs: {} mounts, at most {MOST_ROOT_MOUNTS} are taken", rootfs.len())));
+        return Err(Refusal::invalid(format!(
+            "rootfs: {} mounts, at most {MOST_ROOT_MOUNTS} are taken",
+            rootfs.len()
+        )));
     }
     let rootfs = rootfs.iter().map(|mount| RootMount {
         kind: mount.type_.clone(),
@@ -73,7 +83,8 @@ pub(crate) fn create(shim: &mut Shim, bundle: &Path, rootfs: &[Mount], wanted: W
     let cgroups = match &shim.mounts {
         Some(mounts) => mounts,
         None => {
-            let found = cgroup::Mounts::detect().map_err(|e| Refusal::internal("find the cgroup hierarchies", &e))?;
+            let found =
+                cgroup::Mounts::detect().map_err(|e| Refusal::internal("find the cgroup hierarchies", &e))?;
             shim.mounts.insert(found)
         }
     };
@@ -95,9 +106,13 @@ pub(crate) fn create(shim: &mut Shim, bundle: &Path, rootfs: &[Mount], wanted: W
         Ok(reader)
     });
     match reader {
-        Ok(reader) => {
-            Ok(Made { process: Process(created), stdout: Some(reader), stderr, held_stdin, terminal: Some(terminal) })
-        }
+        Ok(reader) => Ok(Made {
+            process: Process(created),
+            stdout: Some(reader),
+            stderr,
+            held_stdin,
+            terminal: Some(terminal),
+        }),
         Err(e) => {
             // Dropping `created` ends the process; its group is ours to remove.
             let group = created.cgroup.clone();
@@ -133,7 +148,8 @@ fn descriptors(wanted: Wanted) -> io::Result<Descriptors> {
 /// of what an idle pod costs.
 fn read_spec(bundle: &Path) -> Result<Spec, Refusal> {
     let path = bundle.join(SPEC);
-    let file = File::open(&path).map_err(|e| Refusal::invalid(format!("bundle: open {}: {e}", path.display())))?;
+    let file =
+        File::open(&path).map_err(|e| Refusal::invalid(format!("bundle: open {}: {e}", path.display())))?;
     let mut bytes = Vec::new();
     let read = file.take(LARGEST_SPEC + 1).read_to_end(&mut bytes);
     read.map_err(|e| Refusal::internal("read config.json", &e))?;
@@ -150,9 +166,10 @@ fn refuse(error: &RunnerError) -> Refusal {
         RunnerError::Unsupported { .. } => Refusal::new(ttrpc::proto::Code::UNIMPLEMENTED, text),
         RunnerError::Invalid { .. } | RunnerError::Seccomp { .. } => Refusal::invalid(text),
         RunnerError::Gone => Refusal::state(text),
-        RunnerError::Cgroup(_) | RunnerError::Step { .. } | RunnerError::Died { .. } | RunnerError::TooSlow { .. } => {
-            Refusal::new(ttrpc::proto::Code::INTERNAL, text)
-        }
+        RunnerError::Cgroup(_)
+        | RunnerError::Step { .. }
+        | RunnerError::Died { .. }
+        | RunnerError::TooSlow { .. } => Refusal::new(ttrpc::proto::Code::INTERNAL, text),
     }
 }
 

@@ -13,10 +13,19 @@ use sys::rustix::io::Errno;
 pub(crate) enum LogError {
     /// The directory is not there or is none.
     #[error("open the log directory {}", .path.display())]
-    Directory { path: PathBuf, #[source] source: io::Error },
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// The file cannot be opened beneath it without following a symlink.
     #[error("open the log file {} beneath {}", .path.display(), .directory.display())]
-    File { directory: PathBuf, path: PathBuf, #[source] source: io::Error },
+    File {
+        directory: PathBuf,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// A FIFO, a device, a directory, ...
     #[error("the log file {} beneath {} is not a regular file", .path.display(), .directory.display())]
     NotRegular { directory: PathBuf, path: PathBuf },
@@ -54,7 +63,8 @@ impl LogFile {
     pub(crate) fn reopen(&mut self) -> Result<(), LogError> {
         let file = open_file(&self.directory, &self.path)?;
         if let Some(waiting) = &mut self.waiting {
-            let whole = waiting.bytes[..waiting.written].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+            let whole =
+                waiting.bytes[..waiting.written].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
             // The old file should not end inside a record; that it may is all that an error means.
             let torn = u64::try_from(waiting.written - whole).unwrap_or(0);
             if let Ok(size) = fstat(&self.file).map(|stat| stat.st_size.unsigned_abs()) {
@@ -106,7 +116,11 @@ impl LogFile {
     pub(crate) fn trouble(&self) -> String {
         let Some(waiting) = &self.waiting else { return String::new() };
         let reason = io::Error::from(waiting.reason);
-        format!("output waits: write the log file {} beneath {}: {reason}", self.path.display(), self.directory.display())
+        format!(
+            "output waits: write the log file {} beneath {}: {reason}",
+            self.path.display(),
+            self.directory.display()
+        )
     }
 }
 
@@ -205,13 +219,24 @@ mod tests {
         let outside = format!("../{}/x", canary.0.file_name().expect("name").display());
         let absolute = canary.0.join("x");
         let bad = [
-            &outside, "/x", absolute.to_str().expect("utf-8"), "link", "linked/x", "directory", "fifo", "", "missing/x", "..", "a\0b",
+            &outside,
+            "/x",
+            absolute.to_str().expect("utf-8"),
+            "link",
+            "linked/x",
+            "directory",
+            "fifo",
+            "",
+            "missing/x",
+            "..",
+            "a\0b",
         ];
         for path in bad {
             assert!(LogFile::open(root, Path::new(path)).is_err(), "{path:?} was opened");
         }
         // With a reader the FIFO opens, and is still not a log.
-        let reader = open(root.join("fifo"), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).expect("reader");
+        let reader =
+            open(root.join("fifo"), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).expect("reader");
         assert!(matches!(LogFile::open(root, Path::new("fifo")), Err(LogError::NotRegular { .. })));
         drop(reader);
         assert_eq!(std::fs::read_dir(&canary.0).expect("list").count(), 0);
@@ -225,7 +250,8 @@ mod tests {
     impl Small {
         fn new() -> Self {
             let directory = Directory::new();
-            mount("peapod-test", &directory.0, "tmpfs", MountFlags::empty(), Some(c"size=16384")).expect("mount tmpfs");
+            mount("peapod-test", &directory.0, "tmpfs", MountFlags::empty(), Some(c"size=16384"))
+                .expect("mount tmpfs");
             Self(directory)
         }
     }

@@ -1,6 +1,6 @@
 //! containerd-shim-peapod-v1: one process per pod, the parent of its containers.
 //!
-//! One thread, one loop over descriptors ([`serve`]), no memory that is not needed while the pod is
+//! One thread, one loop over descriptors ([`mod@serve`]), no memory that is not needed while the pod is
 //! idle. It serves containerd's Task and Sandbox API and a service of our own over ttrpc on a socket
 //! that it gets as its standard input, listening: whoever starts it connects at once.
 
@@ -65,7 +65,9 @@ fn main() -> ExitCode {
         },
         // From here on it goes by that name, also when it executes itself anew.
         Some(RUNC) => runner::front::main(std::iter::once(command).chain(arguments).collect()),
-        Some("--version" | "-v") => tell(&format!("containerd-shim-peapod-v1 {}\n", env!("CARGO_PKG_VERSION"))),
+        Some("--version" | "-v") => {
+            tell(&format!("containerd-shim-peapod-v1 {}\n", env!("CARGO_PKG_VERSION")))
+        }
         Some("--help" | "-h") => tell(HELP),
         Some(_) | None => {
             say(&format!("unknown command {}; see --help\n", command.display()), ExitCode::from(USAGE))
@@ -128,7 +130,10 @@ mod tests {
     #[test]
     fn serve_wants_an_id_and_a_directory_and_knows_its_options() {
         let fine = parse(&["--id", "a", "--dir", "/d", "--pause"]).expect("fine");
-        assert_eq!(fine, Options { id: "a".to_owned(), directory: "/d".into(), seccomp_cache: None, pause: true });
+        assert_eq!(
+            fine,
+            Options { id: "a".to_owned(), directory: "/d".into(), seccomp_cache: None, pause: true }
+        );
         for bad in [&["--id", "a"][..], &["--dir", "/d"], &["--id"], &["--id", "a", "--dir", "/d", "--x"]] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

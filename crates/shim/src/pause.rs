@@ -9,13 +9,17 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use sys::rustix::fs::{Gid, Uid};
 use sys::rustix::io::Errno;
-use sys::rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount};
+use sys::rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount,
+};
 use sys::rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, chdir, pivot_root, set_dumpable_behavior,
     set_parent_process_death_signal, wait,
 };
 use sys::rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
-use sys::rustix::thread::{UnshareFlags, set_name, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use sys::rustix::thread::{
+    UnshareFlags, set_name, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
 use sys::signalfd::SignalFd;
 
 /// User and group of the process, those of Kubernetes' pause image.
@@ -66,14 +70,20 @@ fn confine() -> Result<SignalFd, (&'static str, Errno)> {
     let at = |step: &'static str| move |errno: Errno| (step, errno);
     sys::signal::reset_all().map_err(at("reset signals"))?;
     let null = crate::logfile::null().map_err(|_| ("open /dev/null", Errno::IO))?;
-    dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null)).map_err(at("close stdio"))?;
+    dup2_stdin(&null)
+        .and_then(|()| dup2_stdout(&null))
+        .and_then(|()| dup2_stderr(&null))
+        .map_err(at("close stdio"))?;
     drop(null);
     set_name(c"pause").map_err(at("name"))?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(at("make / private"))?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(at("make / private"))?;
     // Any directory that is always there; only this process sees what is mounted on it.
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", "/proc", "tmpfs", flags, Some(c"size=0,nr_inodes=1,mode=555")).map_err(at("mount an empty root"))?;
-    mount_remount("/proc", flags | MountFlags::RDONLY, c"size=0,nr_inodes=1").map_err(at("make the root read-only"))?;
+    mount("tmpfs", "/proc", "tmpfs", flags, Some(c"size=0,nr_inodes=1,mode=555"))
+        .map_err(at("mount an empty root"))?;
+    mount_remount("/proc", flags | MountFlags::RDONLY, c"size=0,nr_inodes=1")
+        .map_err(at("make the root read-only"))?;
     chdir("/proc").map_err(at("enter the root"))?;
     pivot_root(".", ".").map_err(at("pivot_root"))?;
     unmount(".", UnmountFlags::DETACH).map_err(at("leave the host's root"))?;

@@ -4,8 +4,8 @@ use crate::connection::ReplyTo;
 use crate::serve::{Shim, bounded};
 use crate::wire::{Payload, Refusal, chain};
 use types::shim::{
-    EXEC_SYNC, Empty, ExecSyncRequest, POD_STATE, PodStateResponse, REOPEN_LOG, ReopenLogRequest, WATCH, WatchRequest,
-    WatchResponse,
+    EXEC_SYNC, Empty, ExecSyncRequest, POD_STATE, PodStateResponse, REOPEN_LOG, ReopenLogRequest, WATCH,
+    WatchRequest, WatchResponse,
 };
 
 fn decode<M: prost::Message + Default>(payload: &[u8]) -> Result<M, Refusal> {

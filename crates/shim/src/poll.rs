@@ -5,8 +5,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::time::Duration;
-use sys::rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use sys::rustix::event::Timespec;
+use sys::rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use sys::rustix::fd::{AsFd, OwnedFd};
 
 /// One of a process's two outputs.

@@ -66,7 +66,8 @@ impl Shim {
         }
         let container = &mut self.containers[index];
         // A kill for want of memory is told as such when it (or the shell that passes it on) ended it.
-        let oom_killed = code == KILLED && container.process.cgroup().oom_kills().is_ok_and(|count| count > 0);
+        let oom_killed =
+            code == KILLED && container.process.cgroup().oom_kills().is_ok_and(|count| count > 0);
         container.held_stdin = None;
         let until = Instant::now() + DRAIN;
         container.state = State::Ending(Ending { code, at: now_nanos(), oom_killed, message, until });

@@ -92,7 +92,8 @@ pub(crate) fn serve(options: Options) -> io::Result<()> {
     let pause = if options.pause { Some(crate::pause::start()?) } else { None };
     set_child_subreaper(Some(getpid()))?;
     // Only Shutdown ends a shim: a signal that is meant for the daemon must not end its pods.
-    let signals = SignalFd::block(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT])?;
+    let signals =
+        SignalFd::block(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT])?;
     let seccomp_cache = options.seccomp_cache.unwrap_or_else(|| options.directory.join(SECCOMP_CACHE));
     let mut shim = Shim::new(options.id, seccomp_cache, listener, signals, pause)?;
     shim.run()
@@ -271,7 +272,9 @@ impl Shim {
             "containerd.task.v2.Task" | "containerd.task.v3.Task" => {
                 self.task_call(reply_to, &request.method, &request.payload)
             }
-            "containerd.runtime.sandbox.v1.Sandbox" => self.sandbox_call(reply_to, &request.method, &request.payload),
+            "containerd.runtime.sandbox.v1.Sandbox" => {
+                self.sandbox_call(reply_to, &request.method, &request.payload)
+            }
             types::shim::SERVICE => self.pod_call(reply_to, &request.method, &request.payload),
             _ => Err(Refusal::unimplemented(&format!("service {}", request.service))),
         };
@@ -295,7 +298,9 @@ impl Shim {
         let Some(connection) = self.connections.iter_mut().find(|c| c.id == id) else { return };
         let result = connection.transmit().and_then(|()| {
             let interest = Interest { read: connection.wants_read(), write: connection.wants_write() };
-            self.poll.change(&connection.socket, Source::Connection(id), interest).map_err(|e| Closed(e.to_string()))
+            self.poll
+                .change(&connection.socket, Source::Connection(id), interest)
+                .map_err(|e| Closed(e.to_string()))
         });
         if let Err(closed) = result {
             self.disconnect(id, &closed);

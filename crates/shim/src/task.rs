@@ -93,7 +93,9 @@ impl Shim {
     /// The container with this id.
     pub(crate) fn find(&self, id: &str) -> Result<usize, Refusal> {
         let found = self.containers.iter().position(|container| container.id == id);
-        found.ok_or_else(|| Refusal::not_found(format!("no container {:?}", id.chars().take(LONGEST_ID).collect::<String>())))
+        found.ok_or_else(|| {
+            Refusal::not_found(format!("no container {:?}", id.chars().take(LONGEST_ID).collect::<String>()))
+        })
     }
 
     /// The container with this id, which must run.
@@ -114,7 +116,10 @@ impl Shim {
             return Err(Refusal::new(Code::ALREADY_EXISTS, format!("id: container {} exists", request.id)));
         }
         if self.containers.len() >= MOST_CONTAINERS {
-            return Err(Refusal::new(Code::RESOURCE_EXHAUSTED, format!("the pod has {MOST_CONTAINERS} containers")));
+            return Err(Refusal::new(
+                Code::RESOURCE_EXHAUSTED,
+                format!("the pod has {MOST_CONTAINERS} containers"),
+            ));
         }
         if !request.checkpoint.is_empty() {
             return Err(Refusal::unimplemented("checkpoint"));
@@ -255,7 +260,10 @@ impl Shim {
         let pids = self.containers[index].process.cgroup().processes();
         let pids = pids.map_err(|e| Refusal::internal("list the processes", &e))?;
         let process = |pid: i32| api::ProcessInfo { pid: pid.unsigned_abs(), ..api::ProcessInfo::default() };
-        now(&api::PidsResponse { processes: pids.into_iter().map(process).collect(), ..api::PidsResponse::default() })
+        now(&api::PidsResponse {
+            processes: pids.into_iter().map(process).collect(),
+            ..api::PidsResponse::default()
+        })
     }
 
     fn resize_pty(&mut self, request: &api::ResizePtyRequest) -> Result<Option<Payload>, Refusal> {
@@ -295,7 +303,11 @@ impl Shim {
         let bytes = request.resources.as_ref().map_or(&[][..], |any| any.value.as_slice());
         let resources: oci_spec::runtime::LinuxResources = serde_json::from_slice(bytes)
             .map_err(|e| Refusal::invalid(format!("resources: not the OCI linux.resources as JSON: {e}")))?;
-        container.process.cgroup().update(&resources).map_err(|e| Refusal::invalid(format!("resources: {}", chain(&e))))?;
+        container
+            .process
+            .cgroup()
+            .update(&resources)
+            .map_err(|e| Refusal::invalid(format!("resources: {}", chain(&e))))?;
         done()
     }
 
@@ -323,7 +335,11 @@ impl Shim {
     }
 
     /// Ends the shim: with `now` all containers are killed first, without it none may be alive.
-    fn shutdown(&mut self, reply_to: ReplyTo, request: &api::ShutdownRequest) -> Result<Option<Payload>, Refusal> {
+    fn shutdown(
+        &mut self,
+        reply_to: ReplyTo,
+        request: &api::ShutdownRequest,
+    ) -> Result<Option<Payload>, Refusal> {
         if !request.now
             && let Some(alive) = self.containers.iter().find(|container| container.exit().is_none())
         {

@@ -111,7 +111,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Frame {
     }
     match Request::parse_from_bytes(data) {
         Ok(request) => Frame::Request { stream, used, request: Box::new(request) },
-        Err(e) => Frame::Refused { stream, used, refusal: Refusal::invalid(format!("not a ttrpc request: {e}")) },
+        Err(e) => {
+            Frame::Refused { stream, used, refusal: Refusal::invalid(format!("not a ttrpc request: {e}")) }
+        }
     }
 }
 
@@ -188,7 +190,9 @@ mod tests {
 
     #[test]
     fn the_golden_request_is_understood() {
-        let Frame::Request { stream, used, request } = parse(&GOLDEN_REQUEST) else { panic!("not a request") };
+        let Frame::Request { stream, used, request } = parse(&GOLDEN_REQUEST) else {
+            panic!("not a request")
+        };
         assert_eq!((stream, used), (3, 21));
         assert_eq!((request.service.as_str(), request.method.as_str()), ("s", "m"));
         assert_eq!((request.payload.as_slice(), request.timeout_nano), (&[1u8][..], 5));
@@ -204,7 +208,10 @@ mod tests {
     #[test]
     fn an_answer_and_a_refusal_have_their_golden_bytes() {
         let flat = |answer| response(3, answer).concat();
-        assert_eq!(flat(Ok(Payload(vec![vec![7, 8], vec![9]]))), [0, 0, 0, 5, 0, 0, 0, 3, 2, 0, 0x12, 3, 7, 8, 9]);
+        assert_eq!(
+            flat(Ok(Payload(vec![vec![7, 8], vec![9]]))),
+            [0, 0, 0, 5, 0, 0, 0, 3, 2, 0, 0x12, 3, 7, 8, 9]
+        );
         assert_eq!(flat(Ok(Payload::default())), [0, 0, 0, 0, 0, 0, 0, 3, 2, 0]);
         let refused = flat(Err(Refusal::not_found("x")));
         assert_eq!(refused, [0, 0, 0, 7, 0, 0, 0, 3, 2, 0, 0x0a, 5, 0x08, 5, 0x12, 1, b'x']);

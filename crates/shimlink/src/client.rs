@@ -62,7 +62,8 @@ impl Client {
             timeout_nano: deadline.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)),
             ..Request::default()
         };
-        let too_large = || ShimError::Protocol { method, reason: "the request is larger than 4 MiB".to_owned() };
+        let too_large =
+            || ShimError::Protocol { method, reason: "the request is larger than 4 MiB".to_owned() };
         let frame = wire::request(stream, &request).ok_or_else(too_large)?;
         let (reply, answer) = oneshot::channel();
         if !register(&self.pending, stream, reply) {
@@ -104,7 +105,12 @@ fn register(pending: &Pending, stream: u32, reply: Reply) -> bool {
     true
 }
 
-async fn run(socket: UnixStream, outgoing: mpsc::Receiver<Vec<u8>>, pending: Arc<Pending>, tell: watch::Sender<bool>) {
+async fn run(
+    socket: UnixStream,
+    outgoing: mpsc::Receiver<Vec<u8>>,
+    pending: Arc<Pending>,
+    tell: watch::Sender<bool>,
+) {
     let (reader, writer) = socket.into_split();
     // Both at once: a shim that waits for us to read may not read meanwhile.
     let end = tokio::select! {
@@ -191,7 +197,10 @@ mod tests {
         let (result, ()) = tokio::join!(client.call("s", "One", vec![], None), shim);
         assert!(matches!(result, Err(ShimError::Gone { method: "One" })));
         client.gone().await;
-        assert!(matches!(client.call("s", "Two", vec![], None).await, Err(ShimError::Gone { method: "Two" })));
+        assert!(matches!(
+            client.call("s", "Two", vec![], None).await,
+            Err(ShimError::Gone { method: "Two" })
+        ));
     }
 
     #[tokio::test(start_paused = true)]

@@ -111,7 +111,9 @@ impl ShimError {
             Self::Connect { source, .. } => {
                 matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
             }
-            Self::Deadline { .. } | Self::Refused { .. } | Self::Protocol { .. } | Self::Spawn { .. } => false,
+            Self::Deadline { .. } | Self::Refused { .. } | Self::Protocol { .. } | Self::Spawn { .. } => {
+                false
+            }
         }
     }
 }

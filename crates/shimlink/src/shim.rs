@@ -1,8 +1,8 @@
 //! A shim and what can be asked of it.
 
+use crate::ShimError;
 use crate::client::Client;
 use crate::spawn::{self, SpawnRequest};
-use crate::ShimError;
 use containerd_shim_protos::api;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use types::shim::{
-    EXEC_SYNC, Empty, ExecSyncRequest, ExecSyncResponse, POD_STATE, PodStateResponse, REOPEN_LOG, ReopenLogRequest,
-    SERVICE, STDIN_HELD, WATCH, WatchRequest, WatchResponse,
+    EXEC_SYNC, Empty, ExecSyncRequest, ExecSyncResponse, POD_STATE, PodStateResponse, REOPEN_LOG,
+    ReopenLogRequest, SERVICE, STDIN_HELD, WATCH, WatchRequest, WatchResponse,
 };
 
 /// containerd's service; its version 3 has the same messages under another name.
@@ -175,7 +175,8 @@ impl Shim {
     pub async fn delete(&self, id: &str) -> Result<Ended, ShimError> {
         let request = api::DeleteRequest { id: id.to_owned(), ..api::DeleteRequest::default() };
         let response: api::DeleteResponse = self.task("Delete", &request, SLOW).await?;
-        let exited_at = response.exited_at.as_ref().map_or(0, |at| at.seconds * 1_000_000_000 + i64::from(at.nanos));
+        let exited_at =
+            response.exited_at.as_ref().map_or(0, |at| at.seconds * 1_000_000_000 + i64::from(at.nanos));
         Ok(Ended { code: response.exit_status, exited_at })
     }
 
@@ -186,7 +187,8 @@ impl Shim {
     pub async fn wait(&self, id: &str) -> Result<Ended, ShimError> {
         let request = api::WaitRequest { id: id.to_owned(), ..api::WaitRequest::default() };
         let response: api::WaitResponse = self.task("Wait", &request, None).await?;
-        let exited_at = response.exited_at.as_ref().map_or(0, |at| at.seconds * 1_000_000_000 + i64::from(at.nanos));
+        let exited_at =
+            response.exited_at.as_ref().map_or(0, |at| at.seconds * 1_000_000_000 + i64::from(at.nanos));
         Ok(Ended { code: response.exit_status, exited_at })
     }
 
@@ -281,7 +283,10 @@ impl Shim {
 }
 
 /// Takes a shim that has ended off the process table.
-#[expect(deprecated, reason = "an OwnedFd cannot change its descriptor, which is what the successor wants promised")]
+#[expect(
+    deprecated,
+    reason = "an OwnedFd cannot change its descriptor, which is what the successor wants promised"
+)]
 async fn reap(pidfd: OwnedFd) {
     // Without the runtime's I/O driver there are no calls either: the process ends soon.
     let Ok(pidfd) = AsyncFd::with_interest(pidfd, Interest::READABLE) else { return };

@@ -6,8 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -121,7 +121,9 @@ fn start(request: &SpawnRequest, listener: UnixListener) -> Result<OwnedFd, Shim
     let child = command.spawn().map_err(failed("execute", request.program.path()))?;
     // Nobody else reaps it before this: the number is still its own.
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| failed("execute", request.program.path())(io::Error::other("a process without a number")))?;
+    let pid = pid.ok_or_else(|| {
+        failed("execute", request.program.path())(io::Error::other("a process without a number"))
+    })?;
     pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|e| failed("watch", request.program.path())(e.into()))
 }
 
@@ -167,7 +169,8 @@ mod tests {
 
     impl Directory {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("peapod-test-shimlink-{}-{name}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("peapod-test-shimlink-{}-{name}", std::process::id()));
             std::fs::create_dir(&path).expect("create a directory of our own");
             Self(path)
         }
@@ -207,7 +210,10 @@ mod tests {
     #[test]
     fn a_program_that_is_none_leaves_no_socket() {
         let directory = Directory::new("missing");
-        assert!(matches!(Program::open(Path::new("/nonexistent")), Err(ShimError::Spawn { step: "open", .. })));
+        assert!(matches!(
+            Program::open(Path::new("/nonexistent")),
+            Err(ShimError::Spawn { step: "open", .. })
+        ));
         // A file that is no program.
         let error = spawn(&request(&directory.0, "/etc/passwd")).expect_err("no program");
         assert!(matches!(error, ShimError::Spawn { step: "execute", .. }), "{error:?}");

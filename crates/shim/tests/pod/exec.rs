@@ -115,7 +115,10 @@ async fn a_background_child_that_holds_the_pipe_delays_the_answer_by_the_drain_a
         request.timeout = timeout;
         let begun = Instant::now();
         let response = shim.exec_sync(request).await.expect("exec");
-        assert_eq!((response.exit_code, response.timed_out, response.stdout.as_slice()), (0, false, &b"said\n"[..]));
+        assert_eq!(
+            (response.exit_code, response.timed_out, response.stdout.as_slice()),
+            (0, false, &b"said\n"[..])
+        );
         assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         assert_eq!(processes(&host, 1).await, 1, "it would write into nothing, and is ended");
@@ -135,7 +138,8 @@ async fn a_background_child_that_closed_the_pipe_lives_on() {
 #[tokio::test]
 async fn output_beyond_the_cap_is_dropped_and_the_code_is_kept() {
     let (host, shim) = running().await;
-    let mut request = exec("c", &["/bin/sh", "-c", "yes | head -c 1000000; yes | head -c 1000000 >&2; exit 4"]);
+    let mut request =
+        exec("c", &["/bin/sh", "-c", "yes | head -c 1000000; yes | head -c 1000000 >&2; exit 4"]);
     request.output_cap = 1000;
     let response = shim.exec_sync(request).await.expect("exec");
     assert_eq!((response.stdout.len(), response.stderr.len(), response.exit_code), (1000, 1000, 4));

@@ -13,7 +13,10 @@ use types::shim::{EXIT_FILE, ExitRecord, LOG_SCHEME, log_address};
 
 /// The shim under test.
 pub(crate) static PROGRAM: LazyLock<Arc<Program>> = LazyLock::new(|| {
-    Arc::new(Program::open(Path::new(env!("CARGO_BIN_EXE_containerd-shim-peapod-v1"))).expect("the shim's program"))
+    Arc::new(
+        Program::open(Path::new(env!("CARGO_BIN_EXE_containerd-shim-peapod-v1")))
+            .expect("the shim's program"),
+    )
 });
 
 /// A pod's place on this host. Dropping it ends and removes all that is left.
@@ -41,20 +44,33 @@ pub(crate) struct Container<'a> {
 
 impl<'a> Container<'a> {
     pub(crate) fn new(id: &'a str, args: &'a [&'a str]) -> Self {
-        Self { id, args, pid_namespace: None, uid: 0, log: true, terminal: false, memory: None, seccomp: false }
+        Self {
+            id,
+            args,
+            pid_namespace: None,
+            uid: 0,
+            log: true,
+            terminal: false,
+            memory: None,
+            seccomp: false,
+        }
     }
 }
 
 impl Host {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("peapod-test-shim-{}-pod{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name =
+            format!("peapod-test-shim-{}-pod{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(&name);
         let bin = directory.join("lower/bin");
         std::fs::create_dir_all(&bin).expect("create the root file system");
         std::fs::create_dir(directory.join("log")).expect("create the log directory");
         std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
-        for applet in ["sh", "sleep", "cat", "echo", "yes", "head", "ls", "grep", "ps", "readlink", "seq", "kill", "dd", "true"] {
+        for applet in [
+            "sh", "sleep", "cat", "echo", "yes", "head", "ls", "grep", "ps", "readlink", "seq", "kill", "dd",
+            "true",
+        ] {
             symlink("busybox", bin.join(applet)).expect("link an applet");
         }
         for place in ["proc", "dev", "tmp", "sys", "etc"] {
@@ -194,9 +210,11 @@ impl Host {
     pub(crate) async fn shutdown(self, shim: Shim) {
         let pid = shim.pod_state().await.expect("state").shim_pid;
         self.end(&shim).await;
-        assert!(Cgroup::open(&self.mounts, &self.group).is_ok_and(|group| {
-            group.processes().expect("list") == [] as [i32; 0]
-        }) || Cgroup::open(&self.mounts, &self.group).is_err());
+        assert!(
+            Cgroup::open(&self.mounts, &self.group)
+                .is_ok_and(|group| { group.processes().expect("list") == [] as [i32; 0] })
+                || Cgroup::open(&self.mounts, &self.group).is_err()
+        );
         for id in std::fs::read_dir(&self.directory).expect("list").flatten() {
             let Some(id) = id.file_name().to_str().map(str::to_owned) else { continue };
             if self.bundle(&id).join("config.json").is_file() {

@@ -1,7 +1,9 @@
 //! A foreign client: the blocking one of the ttrpc crate, with containerd's own messages.
 
 use crate::host::{Container, Host};
-use containerd_shim_protos::api::{ConnectRequest, CreateTaskRequest, KillRequest, Mount, StateRequest, Status, WaitRequest};
+use containerd_shim_protos::api::{
+    ConnectRequest, CreateTaskRequest, KillRequest, Mount, StateRequest, Status, WaitRequest,
+};
 use containerd_shim_protos::sandbox_api::{PingRequest, PlatformRequest, SandboxStatusRequest};
 use containerd_shim_protos::sandbox_sync::SandboxClient;
 use containerd_shim_protos::shim_sync::TaskClient;
@@ -22,7 +24,10 @@ fn calls(address: &str, task: CreateTask, pod: &str) {
     let platform = PlatformRequest { sandbox_id: pod.to_owned(), ..PlatformRequest::default() };
     assert_eq!(sandbox.platform(with_timeout(DEADLINE), &platform).expect("platform").platform.os, "linux");
     let status = SandboxStatusRequest { sandbox_id: pod.to_owned(), ..SandboxStatusRequest::default() };
-    assert_eq!(sandbox.sandbox_status(with_timeout(DEADLINE), &status).expect("status").state, "SANDBOX_READY");
+    assert_eq!(
+        sandbox.sandbox_status(with_timeout(DEADLINE), &status).expect("status").state,
+        "SANDBOX_READY"
+    );
 
     let tasks = TaskClient::new(client.clone());
     let id = task.id.clone();
@@ -59,7 +64,9 @@ fn calls(address: &str, task: CreateTask, pod: &str) {
     tasks.kill(with_timeout(DEADLINE), &kill).expect("kill");
     assert_eq!(waiter.join().expect("waiter"), 137);
     let refused = tasks.pause(with_timeout(DEADLINE), &Default::default()).expect_err("not done");
-    assert!(matches!(refused, ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::UNIMPLEMENTED));
+    assert!(
+        matches!(refused, ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::UNIMPLEMENTED)
+    );
 }
 
 #[tokio::test]

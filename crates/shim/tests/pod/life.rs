@@ -17,7 +17,10 @@ async fn a_killed_container_has_137_on_disk_before_it_is_told() {
     let shim = host.spawn(false).await;
     let pid = shim.create(host.task(&Container::new("c", FOREVER))).await.expect("create");
     let state = shim.pod_state().await.expect("state");
-    assert_eq!((state.containers[0].phase(), state.containers[0].pid, state.last_exit), (Phase::Created, pid, 0));
+    assert_eq!(
+        (state.containers[0].phase(), state.containers[0].pid, state.last_exit),
+        (Phase::Created, pid, 0)
+    );
     assert_eq!(shim.start("c").await.expect("start"), pid);
     let running = shim.pod_state().await.expect("state").containers.remove(0);
     assert_eq!(running.phase(), Phase::Running);
@@ -55,7 +58,8 @@ async fn exits_come_in_order_and_a_watch_waits_for_the_next_one() {
         shim.wait(id).await.expect("wait");
     }
     let exits = shim.watch(1).await.expect("watch").exits;
-    let seen: Vec<(&str, u32, u64)> = exits.iter().map(|e| (e.container_id.as_str(), e.code, e.sequence)).collect();
+    let seen: Vec<(&str, u32, u64)> =
+        exits.iter().map(|e| (e.container_id.as_str(), e.code, e.sequence)).collect();
     assert_eq!(seen, [("b", 0, 2), ("c", 255, 3)]);
     host.run(&shim, &Container::new("d", &["/bin/sh", "-c", "kill -TERM $$"])).await;
     let exits = shim.watch(3).await.expect("watch").exits;
@@ -181,9 +185,10 @@ async fn containers_share_a_pid_namespace_whose_first_process_sees_nothing() {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("field");
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    assert_eq!((field("Name:"), field("Uid:"), field("CapPrm:")), (
-        "pause".to_owned(), "65535 65535 65535 65535".to_owned(), "0000000000000000".to_owned(),
-    ));
+    assert_eq!(
+        (field("Name:"), field("Uid:"), field("CapPrm:")),
+        ("pause".to_owned(), "65535 65535 65535 65535".to_owned(), "0000000000000000".to_owned(),)
+    );
     let files = std::fs::read_dir(format!("/proc/{pause}/fd")).expect("fd").count();
     assert_eq!(files, 4, "0, 1, 2 and its signalfd");
     for id in ["a", "b"] {
@@ -238,9 +243,14 @@ async fn limits_of_a_running_container_are_changed_and_nonsense_is_refused() {
     let shim = host.spawn(false).await;
     host.run(&shim, &Container::new("c", FOREVER)).await;
     shim.update("c", br#"{"pids":{"limit":17}}"#.to_vec()).await.expect("update");
-    assert_eq!(code_of(&shim.update("c", b"{".to_vec()).await.expect_err("no JSON")), Some(Code::InvalidArgument));
+    assert_eq!(
+        code_of(&shim.update("c", b"{".to_vec()).await.expect_err("no JSON")),
+        Some(Code::InvalidArgument)
+    );
     assert!(shim.update("x", b"{}".to_vec()).await.expect_err("unknown").is_not_found());
-    for (signal, id, want) in [(0, "c", Code::InvalidArgument), (65, "c", Code::InvalidArgument), (9, "", Code::NotFound)] {
+    for (signal, id, want) in
+        [(0, "c", Code::InvalidArgument), (65, "c", Code::InvalidArgument), (9, "", Code::NotFound)]
+    {
         assert_eq!(code_of(&shim.kill(id, signal, false).await.expect_err("refused")), Some(want));
     }
     host.shutdown(shim).await;
@@ -250,7 +260,9 @@ async fn limits_of_a_running_container_are_changed_and_nonsense_is_refused() {
 async fn a_shim_that_cannot_serve_says_why_and_is_told_as_gone() {
     let host = Host::new();
     let request = shimlink::SpawnRequest {
-        program: std::sync::Arc::new(shimlink::Program::open(std::path::Path::new("/bin/busybox")).expect("busybox")),
+        program: std::sync::Arc::new(
+            shimlink::Program::open(std::path::Path::new("/bin/busybox")).expect("busybox"),
+        ),
         pod: host.pod(),
         directory: host.directory.clone(),
         seccomp_cache: None,

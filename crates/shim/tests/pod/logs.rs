@@ -23,7 +23,8 @@ async fn all_that_a_container_says_is_in_its_log_when_its_end_is_told() {
 async fn a_user_may_open_the_output_again_by_its_name() {
     let host = Host::new();
     let shim = host.spawn(false).await;
-    let mut container = Container::new("c", &["/bin/sh", "-c", "echo one >/proc/self/fd/1; echo two >/proc/self/fd/2"]);
+    let mut container =
+        Container::new("c", &["/bin/sh", "-c", "echo one >/proc/self/fd/1; echo two >/proc/self/fd/2"]);
     container.uid = 1000;
     host.run(&shim, &container).await;
     shim.wait("c").await.expect("wait");
