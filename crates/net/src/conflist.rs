@@ -299,7 +299,8 @@ pub(crate) fn first_in(dir: &Path) -> Found {
 fn read(dir: &Path, name: &str) -> Result<NetworkList, String> {
     let path = dir.join(name);
     // Not blocking: a FIFO must not hold the daemon.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|e| e.to_string())?;
+    let file =
+        File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|e| e.to_string())?;
     if !file.metadata().map_err(|e| e.to_string())?.is_file() {
         return Err("not a file".to_owned());
     }
@@ -327,7 +328,9 @@ mod tests {
 
     #[test]
     fn a_type_that_is_a_path_is_refused() {
-        for kind in ["../../../canary/run", "/bin/sh", "", ".", "..", "a/b", "a\\b", "a\0b", "a\nb", &"x".repeat(256)] {
+        for kind in
+            ["../../../canary/run", "/bin/sh", "", ".", "..", "a/b", "a\\b", "a\0b", "a\nb", &"x".repeat(256)]
+        {
             let error = foreign(kind).expect_err(kind);
             assert_eq!(error.key, "plugins[0].type", "{kind:?}");
         }
@@ -395,8 +398,14 @@ mod tests {
         let runtime = json!({"portMappings": [1], "mac": "m"});
         let runtime = runtime.as_object().expect("object");
         let first = list.request_for(&list.plugins[0], None, runtime);
-        assert_eq!(Value::Object(first), json!({"cniVersion": "1.0.0", "name": "n", "type": "x", "runtimeConfig": {"portMappings": [1]}}));
+        assert_eq!(
+            Value::Object(first),
+            json!({"cniVersion": "1.0.0", "name": "n", "type": "x", "runtimeConfig": {"portMappings": [1]}})
+        );
         let second = list.request_for(&list.plugins[1], Some(&json!({"ips": []})), runtime);
-        assert_eq!(Value::Object(second), json!({"cniVersion": "1.0.0", "name": "n", "type": "y", "prevResult": {"ips": []}}));
+        assert_eq!(
+            Value::Object(second),
+            json!({"cniVersion": "1.0.0", "name": "n", "type": "y", "prevResult": {"ips": []}})
+        );
     }
 }

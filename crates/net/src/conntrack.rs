@@ -45,7 +45,8 @@ pub(crate) fn forget_udp(
             m.nest(TUPLE_PROTO, |m| m.u8(PROTO_NUM, UDP).attr(PROTO_DST_PORT, &port.to_be_bytes()))
         })
         .nest(FILTER, |m| {
-            m.u32(FILTER_ORIG_FLAGS, FILTER_BY_PROTOCOL | FILTER_BY_DESTINATION_PORT).u32(FILTER_REPLY_FLAGS, 0)
+            m.u32(FILTER_ORIG_FLAGS, FILTER_BY_PROTOCOL | FILTER_BY_DESTINATION_PORT)
+                .u32(FILTER_REPLY_FLAGS, 0)
         });
     let found = session.dump(filter).map_err(failed())?;
     for connection in found.iter().filter(|c| leads_to(c, port).is_some_and(is_ours)) {

@@ -103,7 +103,12 @@ impl Names {
 
     /// The subnet of an earlier run.
     fn kept(&self) -> Option<Cidr> {
-        std::fs::read_to_string(self.subnet_file()).ok()?.trim().parse().ok().filter(|c: &Cidr| c.prefix() == PREFIX)
+        std::fs::read_to_string(self.subnet_file())
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+            .filter(|c: &Cidr| c.prefix() == PREFIX)
     }
 
     fn keep(&self, subnet: Cidr) -> Result<(), BuiltinError> {
@@ -112,7 +117,8 @@ impl Names {
             errno(format!("cannot write `{}`", path.display()))(Errno::from_io_error(e).unwrap_or(Errno::IO))
         };
         std::fs::create_dir_all(self.dir()).map_err(|e| failed(&e))?;
-        sys::file::replace_path(&path, subnet.to_string().as_bytes(), Mode::RUSR | Mode::WUSR).map_err(|e| failed(&e))
+        sys::file::replace_path(&path, subnet.to_string().as_bytes(), Mode::RUSR | Mode::WUSR)
+            .map_err(|e| failed(&e))
     }
 }
 
@@ -131,10 +137,7 @@ pub(crate) fn reserve(hands: &mut Hands, names: &Names) -> Result<NetworkList, B
         conf.give_gateway(&mut hands.route, gateway)?;
         // Another daemon may have taken it at the same moment: both let go, both look on.
         if in_use(hands, &names.bridge(), subnet)? {
-            hands
-                .route
-                .ask(rtnl::delete_address(gateway))
-                .map_err(netlink("cannot let go of a subnet"))?;
+            hands.route.ask(rtnl::delete_address(gateway)).map_err(netlink("cannot let go of a subnet"))?;
             continue;
         }
         if kept != Some(subnet) {
@@ -142,7 +145,9 @@ pub(crate) fn reserve(hands: &mut Hands, names: &Names) -> Result<NetworkList, B
         }
         return Ok(list);
     }
-    Err(BuiltinError::Exhausted("10.80.0.0/12: every /20 of it touches a link or a route of the host".to_owned()))
+    Err(BuiltinError::Exhausted(
+        "10.80.0.0/12: every /20 of it touches a link or a route of the host".to_owned(),
+    ))
 }
 
 fn bridge_of(list: &NetworkList) -> Option<BridgeConf> {

@@ -241,7 +241,11 @@ impl Firewall {
 
     /// Takes back what [`Firewall::masquerade`] did; nothing to take back is fine. Without the
     /// addresses all that are there are looked through.
-    pub(crate) fn unmasquerade(&mut self, pod: &str, addresses: Option<&[IpAddr]>) -> Result<(), BuiltinError> {
+    pub(crate) fn unmasquerade(
+        &mut self,
+        pod: &str,
+        addresses: Option<&[IpAddr]>,
+    ) -> Result<(), BuiltinError> {
         let Some(addresses) = addresses else {
             return self.drop_where(&[V4.masq, V6.masq], &|owner| owner == pod).map(drop);
         };
@@ -282,7 +286,11 @@ impl Firewall {
         let mut seen = BTreeSet::new();
         for port in ports {
             let (map, key) = port.place();
-            requests.push(nft::add_element(&table, map, &Element { key, target: port.target(), owner: pod.to_owned() }));
+            requests.push(nft::add_element(
+                &table,
+                map,
+                &Element { key, target: port.target(), owner: pod.to_owned() },
+            ));
             let Some(chain) = &chain else { continue };
             let (map, key) = (family(port.pod_ip).snat, port.snat_key());
             if seen.insert(key.clone()) {
@@ -319,7 +327,11 @@ impl Firewall {
     }
 
     /// Forgets the UDP connections to these ports: they would go on to where they went before.
-    pub(crate) fn forget_connections(&mut self, mappings: &[PortMapping], own: &[IpAddr]) -> Result<(), BuiltinError> {
+    pub(crate) fn forget_connections(
+        &mut self,
+        mappings: &[PortMapping],
+        own: &[IpAddr],
+    ) -> Result<(), BuiltinError> {
         for mapping in mappings.iter().filter(|m| m.protocol == Protocol::Udp) {
             let asked = mapping.host_ip.filter(|ip| !ip.is_unspecified());
             let is_ours = |ip: IpAddr| match asked {
@@ -361,7 +373,8 @@ impl Firewall {
     pub(crate) fn gc(&mut self, is_alive: &dyn Fn(&str) -> bool) -> Result<usize, BuiltinError> {
         let maps = [V4.maps(), V6.maps()].concat();
         let dropped = self.drop_where(&maps, &|owner| !is_alive(owner))?;
-        let chains = self.session.dump(nft::list_chains()).map_err(netlink("cannot list nf_tables chains"))?;
+        let chains =
+            self.session.dump(nft::list_chains()).map_err(netlink("cannot list nf_tables chains"))?;
         for (table, chain) in chains.iter().filter_map(nft::chain_of) {
             if table == self.table && chain.starts_with("net_") {
                 let request = vec![nft::delete_chain(&table, &chain)];

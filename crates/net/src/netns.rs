@@ -359,8 +359,13 @@ fn open_dir(at: BorrowedFd<'_>, path: impl sys::rustix::path::Arg) -> Result<Own
 
 fn is_mounted(path: &Path) -> Result<bool, NetnsError> {
     let failed = || step(format!("cannot look at `{}`", path.display()));
-    let fd = fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed())?;
+    let fd = fs::openat(
+        CWD,
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(failed())?;
     let stat = fs::statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map_err(failed())?;
     if !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
         return Ok(false);
@@ -375,8 +380,12 @@ fn pin(dir: BorrowedFd<'_>, name: &str) -> Result<(), NetnsError> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
     let file = fs::openat(dir, name, flags, Mode::RUSR).map_err(failed("make a file to pin"))?;
     let own = format!("/proc/thread-self/ns/{name}");
-    let tree = mount::open_tree(CWD, own.as_str(), OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-        .map_err(failed("hold"))?;
+    let tree = mount::open_tree(
+        CWD,
+        own.as_str(),
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )
+    .map_err(failed("hold"))?;
     let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     mount::move_mount(&tree, "", &file, "", whole).map_err(failed("pin"))
 }

@@ -188,7 +188,13 @@ pub(crate) struct Element {
     pub(crate) owner: String,
 }
 
-fn element_message(kind: u16, flags: u16, table: &str, map: &str, inside: impl FnOnce(Message) -> Message) -> Message {
+fn element_message(
+    kind: u16,
+    flags: u16,
+    table: &str,
+    map: &str,
+    inside: impl FnOnce(Message) -> Message,
+) -> Message {
     message(kind, flags)
         .text(ELEM_TABLE, table)
         .text(ELEM_SET, map)
@@ -237,10 +243,8 @@ fn element_of(bytes: &[u8]) -> Option<Element> {
         Some(verdict) => Target::Jump(crate::wire::text(attr(verdict, VERDICT_CHAIN)?)),
         None => Target::Data(attr(data, DATA_VALUE)?.to_vec()),
     };
-    let owner = attr(bytes, ELEMENT_USER)
-        .and_then(|user| user.get(2..))
-        .map(crate::wire::text)
-        .unwrap_or_default();
+    let owner =
+        attr(bytes, ELEMENT_USER).and_then(|user| user.get(2..)).map(crate::wire::text).unwrap_or_default();
     Some(Element { key, target, owner })
 }
 
@@ -371,18 +375,21 @@ fn dnat(m: Message, family: Part, port: u32) -> Message {
 
 /// Appends a rule to a chain.
 pub(crate) fn add_rule(table: &str, chain: &str, parts: &[Expression<'_>]) -> Message {
-    message(NEWRULE, CREATE | APPEND).text(RULE_TABLE, table).text(RULE_CHAIN, chain).nest(RULE_EXPRESSIONS, |m| {
-        parts.iter().fold(m, |m, part| match part {
-            Expression::Load(register, what) => load(m, *register, *what),
-            Expression::Mask(register, bytes) => mask(m, *register, bytes),
-            Expression::Equal(register, value) => compare(m, *register, 0, value),
-            Expression::Differs(register, value) => compare(m, *register, 1, value),
-            Expression::JumpBy(map, id) => lookup(m, map, *id, 0), // NFT_REG_VERDICT
-            Expression::Map(map, id) => lookup(m, map, *id, REG),
-            Expression::Dnat(family, port) => dnat(m, *family, *port),
-            Expression::Masquerade => expression(m, "masq", |m| m),
-            Expression::Return => end(m, RETURN),
-            Expression::Drop => end(m, DROP),
-        })
-    })
+    message(NEWRULE, CREATE | APPEND).text(RULE_TABLE, table).text(RULE_CHAIN, chain).nest(
+        RULE_EXPRESSIONS,
+        |m| {
+            parts.iter().fold(m, |m, part| match part {
+                Expression::Load(register, what) => load(m, *register, *what),
+                Expression::Mask(register, bytes) => mask(m, *register, bytes),
+                Expression::Equal(register, value) => compare(m, *register, 0, value),
+                Expression::Differs(register, value) => compare(m, *register, 1, value),
+                Expression::JumpBy(map, id) => lookup(m, map, *id, 0), // NFT_REG_VERDICT
+                Expression::Map(map, id) => lookup(m, map, *id, REG),
+                Expression::Dnat(family, port) => dnat(m, *family, *port),
+                Expression::Masquerade => expression(m, "masq", |m| m),
+                Expression::Return => end(m, RETURN),
+                Expression::Drop => end(m, DROP),
+            })
+        },
+    )
 }

@@ -206,7 +206,10 @@ impl Call<'_> {
             }
             Err(_) => {
                 let end = stderr.len().saturating_sub(1024);
-                Err(PluginError::Failed { status, stderr: String::from_utf8_lossy(&stderr[end..]).into_owned() })
+                Err(PluginError::Failed {
+                    status,
+                    stderr: String::from_utf8_lossy(&stderr[end..]).into_owned(),
+                })
             }
         }
     }

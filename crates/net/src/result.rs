@@ -101,7 +101,10 @@ mod tests {
                     {"interface": 2, "address": "10.1.0.2/24"}, {"interface": 9, "address": "10.2.0.2/24"}, {"address": "fd00::2/64"}],
             "routes": [{"dst": "0.0.0.0/0"}], "dns": {}});
         let result = CniResult::read(&value).expect("result");
-        assert_eq!(result.addresses_of("eth0"), ["10.0.0.2".parse::<IpAddr>().expect("ip"), "fd00::2".parse().expect("ip")]);
+        assert_eq!(
+            result.addresses_of("eth0"),
+            ["10.0.0.2".parse::<IpAddr>().expect("ip"), "fd00::2".parse().expect("ip")]
+        );
     }
 
     #[test]

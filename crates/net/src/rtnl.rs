@@ -273,8 +273,7 @@ pub(crate) fn add_veth(session: &mut Session, veth: &Veth<'_>) -> Result<(), Ref
 fn bridge_port(veth: &Veth<'_>) -> Message {
     Message::new(NEWLINK, 0, &link_head(0, 0, 0)).text(IFLA_IFNAME, veth.host_name).nest(IFLA_LINKINFO, |m| {
         m.text(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |m| {
-            m.u8(IFLA_BRPORT_MODE, u8::from(veth.hairpin))
-                .u8(IFLA_BRPORT_ISOLATED, u8::from(veth.isolated))
+            m.u8(IFLA_BRPORT_MODE, u8::from(veth.hairpin)).u8(IFLA_BRPORT_ISOLATED, u8::from(veth.isolated))
         })
     })
 }

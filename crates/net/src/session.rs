@@ -120,7 +120,10 @@ impl Session {
         let mut verdicts = Vec::with_capacity(count);
         while verdicts.len() < count {
             for message in self.receive()? {
-                if message.kind == wire::ERROR && message.sequence.wrapping_sub(first) < self.sequence.wrapping_sub(first).wrapping_add(1) {
+                if message.kind == wire::ERROR
+                    && message.sequence.wrapping_sub(first)
+                        < self.sequence.wrapping_sub(first).wrapping_add(1)
+                {
                     verdicts.push(verdict(&message));
                 }
             }

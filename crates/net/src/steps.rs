@@ -53,7 +53,8 @@ pub(crate) fn check_request(request: &AttachRequest) -> Result<(), NetworkError>
 
 fn env_of(request: &AttachRequest) -> Vec<(&'static str, OsString)> {
     // To detach, the namespace may be gone; the specification has an empty value for that.
-    let netns = if netns::open_netns(&request.netns).is_ok() { request.netns.clone() } else { PathBuf::new() };
+    let netns =
+        if netns::open_netns(&request.netns).is_ok() { request.netns.clone() } else { PathBuf::new() };
     let mut args = "IgnoreUnknown=1".to_owned();
     if check_request(request).is_ok() {
         args = format!(
@@ -117,7 +118,8 @@ impl Target {
 
 /// What a foreign plugin printed as the result of ADD.
 fn result_of(stdout: &[u8]) -> Result<Value, PluginError> {
-    let value: Value = serde_json::from_slice(stdout).map_err(PluginError::NotJson)?;
+    let object: Map<String, Value> = serde_json::from_slice(stdout).map_err(PluginError::NotJson)?;
+    let value = Value::Object(object);
     CniResult::read(&value).map_err(PluginError::NotJson)?;
     Ok(value)
 }
@@ -279,7 +281,9 @@ impl Network {
             let config = list.request_for(plugin, told, &runtime);
             let done = match builtin(plugin, list)? {
                 Builtin::Loopback => Ok(()),
-                Builtin::Bridge(conf) => self.del_bridge(plugin, *conf, request, config, previous.as_ref()).await,
+                Builtin::Bridge(conf) => {
+                    self.del_bridge(plugin, *conf, request, config, previous.as_ref()).await
+                }
                 Builtin::Portmap(_) => {
                     let (id, mappings) = (request.pod.to_string(), request.port_mappings.clone());
                     let work = move |hands: &mut Hands| {
@@ -332,10 +336,8 @@ impl Network {
         result: &str,
     ) -> Result<(), NetworkError> {
         let runtime = runtime_of(request);
-        let previous: Value = serde_json::from_str(result).map_err(|e| NetworkError::Request {
-            field: "result",
-            reason: e.to_string(),
-        })?;
+        let previous: Value = serde_json::from_str(result)
+            .map_err(|e| NetworkError::Request { field: "result", reason: e.to_string() })?;
         for plugin in &list.plugins {
             let config = list.request_for(plugin, Some(&previous), &runtime);
             let target = Target::of(request);
@@ -343,7 +345,10 @@ impl Network {
             let capable = plugin.capabilities.contains("portMappings");
             match builtin(plugin, list)? {
                 Builtin::Loopback => {
-                    self.worker.run(move |_| loopback::check(&mut target.socket()?)).await.map_err(failed(plugin))?;
+                    self.worker
+                        .run(move |_| loopback::check(&mut target.socket()?))
+                        .await
+                        .map_err(failed(plugin))?;
                 }
                 Builtin::Bridge(conf) => {
                     if let Ipam::Foreign(kind) = &conf.ipam {
@@ -388,11 +393,16 @@ impl Network {
             all.retain(|known| known.file != file);
             all.push(KnownVersions { file: file.clone(), changed, versions });
         }
-        let speaks = all.iter().any(|k| k.file == file && k.versions.iter().any(|v| v == list.version.text()));
+        let speaks =
+            all.iter().any(|k| k.file == file && k.versions.iter().any(|v| v == list.version.text()));
         drop(all);
         if !speaks {
             let message = format!("it does not speak version {} of CNI", list.version.text());
-            return Err(wrap(Verb::Version)(PluginError::Answered { code: 1, message, details: String::new() }));
+            return Err(wrap(Verb::Version)(PluginError::Answered {
+                code: 1,
+                message,
+                details: String::new(),
+            }));
         }
         if list.version < Version::V110 {
             return Ok(());
@@ -459,11 +469,8 @@ fn add_bridge_here(
         (Ipam::Foreign(_), given) => given.unwrap_or_default(),
     };
     let pod = Pod { id: &target.id, interface: INTERFACE, netns_path: &target.netns, netns: &netns };
-    let mut host = Host {
-        route: &mut hands.route,
-        firewall: &mut hands.firewall,
-        switched_on: &hands.switched_on,
-    };
+    let mut host =
+        Host { route: &mut hands.route, firewall: &mut hands.firewall, switched_on: &hands.switched_on };
     conf.add(&mut host, &pod, &addresses, &mut |step| match stop {
         Some(at) if at == step => Err(BuiltinError::Missing(format!("the rest behind {step:?}"))),
         Some(_) | None => Ok(()),
@@ -482,11 +489,8 @@ fn check_bridge_here(
         hands.leases.check(ipam, &target.id, INTERFACE)?;
     }
     let pod = Pod { id: &target.id, interface: INTERFACE, netns_path: &target.netns, netns: &netns };
-    let mut host = Host {
-        route: &mut hands.route,
-        firewall: &mut hands.firewall,
-        switched_on: &hands.switched_on,
-    };
+    let mut host =
+        Host { route: &mut hands.route, firewall: &mut hands.firewall, switched_on: &hands.switched_on };
     conf.check(&mut host, &mut inside, &pod, previous)
 }
 
@@ -542,7 +546,8 @@ pub(crate) fn remove(hands: &mut Hands, names: &Names) -> Result<(), BuiltinErro
             return Err(crate::builtin::errno("cannot read which sysctls were switched on")(source));
         }
     };
-    let links = rtnl::links(&mut hands.route).map_err(crate::builtin::netlink("cannot list the host's links"))?;
+    let links =
+        rtnl::links(&mut hands.route).map_err(crate::builtin::netlink("cannot list the host's links"))?;
     // Whoever came later found forwarding on and may rely on it.
     let others = ["bridge", "macvlan", "ipvlan", "tun", "vxlan", "wireguard"];
     if !links.iter().any(|link| others.contains(&link.kind.as_str())) {

@@ -247,7 +247,9 @@ mod tests {
 
     #[test]
     fn what_would_change_the_host_is_refused_by_name() {
-        for name in ["kernel.core_pattern", "vm.overcommit_memory", "kernel.semx", "kernel.hostname", "fs.file-max"] {
+        for name in
+            ["kernel.core_pattern", "vm.overcommit_memory", "kernel.semx", "kernel.hostname", "fs.file-max"]
+        {
             let error = check_all(&one(name, "1"), true, true).expect_err(name);
             assert!(matches!(error, SysctlError::NotNamespaced(_)) && error.to_string().contains(name));
         }

@@ -70,7 +70,10 @@ impl BridgeConf {
         }
         let is_default_gateway = fields.flag("isDefaultGateway")?;
         let conf = Self {
-            bridge: fields.take("bridge")?.filter(|b: &String| !b.is_empty()).unwrap_or_else(|| "cni0".into()),
+            bridge: fields
+                .take("bridge")?
+                .filter(|b: &String| !b.is_empty())
+                .unwrap_or_else(|| "cni0".into()),
             alias: fields.take("_alias")?,
             is_gateway: fields.flag("isGateway")? || is_default_gateway,
             is_default_gateway,
@@ -109,7 +112,11 @@ fn check_link_name(name: &str) -> Result<(), BadConf> {
     let fine = name.len() <= LONGEST_LINK_NAME
         && !matches!(name, "." | ".." | "all" | "default")
         && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'));
-    if fine { Ok(()) } else { Err(BadConf::new("bridge", format!("`{}` is no link's name", name.escape_default()))) }
+    if fine {
+        Ok(())
+    } else {
+        Err(BadConf::new("bridge", format!("`{}` is no link's name", name.escape_default())))
+    }
 }
 
 /// The pod's end of things: its namespace, its interface, and the result of its `ipam`.
@@ -176,7 +183,8 @@ impl BridgeConf {
             hairpin: self.hairpin,
             isolated: self.isolated,
         };
-        rtnl::add_veth(host.route, &veth).map_err(netlink(format!("cannot make the veth pair `{host_end}`")))?;
+        rtnl::add_veth(host.route, &veth)
+            .map_err(netlink(format!("cannot make the veth pair `{host_end}`")))?;
         reached(Step::Veth)?;
 
         let mut added = Added::default();
@@ -233,7 +241,12 @@ impl BridgeConf {
     }
 
     /// DEL: what the host has of the pod besides its link. `addresses` = those that it had, if known.
-    pub(crate) fn del(&self, firewall: &mut Firewall, pod: &str, addresses: Option<&[IpAddr]>) -> Result<(), BuiltinError> {
+    pub(crate) fn del(
+        &self,
+        firewall: &mut Firewall,
+        pod: &str,
+        addresses: Option<&[IpAddr]>,
+    ) -> Result<(), BuiltinError> {
         if self.ip_masq { firewall.unmasquerade(pod, addresses) } else { Ok(()) }
     }
 
@@ -314,7 +327,8 @@ impl BridgeConf {
         let has_v6 = result.ips.iter().any(|ip| ip.address.ip().is_ipv6());
         let mut session = crate::worker::inside(pod.netns, || {
             prepare_ipv6(name, has_v6, self.detect_duplicates)?;
-            Session::open(sys::netlink::Subsystem::Route).map_err(errno("cannot open a netlink socket in the pod"))
+            Session::open(sys::netlink::Subsystem::Route)
+                .map_err(errno("cannot open a netlink socket in the pod"))
         })??;
         let session = &mut session;
         let eth = rtnl::link(session, name).map_err(netlink(format!("cannot look at the pod's `{name}`")))?;
@@ -366,7 +380,9 @@ impl BridgeConf {
         }
         // Newly given: no other of that network may be there.
         let all = rtnl::addresses(route).map_err(netlink("cannot list the addresses of the host"))?;
-        let other = all.into_iter().find(|a| a.link == gateway.link && a.net != gateway.net && a.net.overlaps(&gateway.net));
+        let other = all
+            .into_iter()
+            .find(|a| a.link == gateway.link && a.net != gateway.net && a.net.overlaps(&gateway.net));
         let Some(other) = other else { return Ok(()) };
         route.ask(rtnl::delete_address(gateway)).map_err(netlink(what))?;
         let what = format!("has {} already, where the network wants {}", other.net, gateway.net);
@@ -480,8 +496,11 @@ mod tests {
 
     #[test]
     fn a_usual_configuration_passes_whatever_the_case_of_its_keys() {
-        let conf = conf(json!({"type": "bridge", "bridge": "cni0", "isGateWay": true, "ipMasq": true, "promiscMode": true,
-            "vlan": 0, "macspoofchk": false, "_note": "comment"})).expect("usual");
+        let conf = conf(
+            json!({"type": "bridge", "bridge": "cni0", "isGateWay": true, "ipMasq": true, "promiscMode": true,
+            "vlan": 0, "macspoofchk": false, "_note": "comment"}),
+        )
+        .expect("usual");
         assert!(conf.is_gateway && conf.ip_masq && conf.promiscuous && !conf.is_default_gateway);
     }
 

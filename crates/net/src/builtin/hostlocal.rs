@@ -434,8 +434,7 @@ impl Leases {
         interface: &str,
     ) -> Result<(), BuiltinError> {
         let missing = || BuiltinError::Missing(format!("an address of this pod in `{}`", conf.dir.display()));
-        let locked =
-            Locked::open(&conf.dir).map_err(failed("lock", &conf.dir))?.ok_or_else(missing)?;
+        let locked = Locked::open(&conf.dir).map_err(failed("lock", &conf.dir))?.ok_or_else(missing)?;
         let known = Self::known(&mut self.known, &conf.dir, &locked).map_err(failed("read", &conf.dir))?;
         if known.by_holder.contains_key(&holder(id, interface)) { Ok(()) } else { Err(missing()) }
     }
@@ -473,8 +472,10 @@ struct Round<'a> {
 
 impl<'a> Round<'a> {
     fn after(ranges: &'a [Range], last: Option<IpAddr>) -> Self {
-        let left =
-            ranges.iter().map(|r| (cidr::number(r.end) - cidr::number(r.start)).saturating_add(1)).fold(0, u128::saturating_add);
+        let left = ranges
+            .iter()
+            .map(|r| (cidr::number(r.end) - cidr::number(r.start)).saturating_add(1))
+            .fold(0, u128::saturating_add);
         let begun = last.and_then(|ip| Some((ranges.iter().position(|r| r.contains(ip))?, cidr::number(ip))));
         match begun {
             Some((range, last)) => {

@@ -36,7 +36,9 @@ impl Builtin {
             }
             "bridge" => BridgeConf::parse(&plugin.raw, &list.name).map(|conf| Self::Bridge(Box::new(conf))),
             "portmap" => PortmapConf::parse(&plugin.raw).map(Self::Portmap),
-            "host-local" => Err(BadConf::new("type", "host-local gives addresses (`ipam`), it is no network")),
+            "host-local" => {
+                Err(BadConf::new("type", "host-local gives addresses (`ipam`), it is no network"))
+            }
             _ => Ok(Self::Foreign),
         }
     }

@@ -35,7 +35,10 @@ impl PortmapConf {
         match fields.take::<String>("backend")?.as_deref() {
             None | Some("" | "nftables") => {}
             Some(other) => {
-                return Err(BadConf::new("backend", format!("`{other}` is not supported: the rules are nf_tables'")));
+                return Err(BadConf::new(
+                    "backend",
+                    format!("`{other}` is not supported: the rules are nf_tables'"),
+                ));
             }
         }
         fields.end()?;
@@ -69,7 +72,11 @@ impl PortmapConf {
     }
 
     /// DEL
-    pub(crate) fn del(firewall: &mut Firewall, pod: &str, mappings: &[PortMapping]) -> Result<(), BuiltinError> {
+    pub(crate) fn del(
+        firewall: &mut Firewall,
+        pod: &str,
+        mappings: &[PortMapping],
+    ) -> Result<(), BuiltinError> {
         if mappings.is_empty() { Ok(()) } else { firewall.unpublish(pod) }
     }
 
@@ -104,7 +111,9 @@ fn published(mappings: &[PortMapping], addresses: &[IpAddr]) -> Result<Vec<Publi
         };
         if wanted.is_empty() {
             let ip = mapping.host_ip.map(|ip| ip.to_string()).unwrap_or_default();
-            return Err(BuiltinError::Mapping(format!("host_ip `{ip}`: the pod has no address of that family")));
+            return Err(BuiltinError::Mapping(format!(
+                "host_ip `{ip}`: the pod has no address of that family"
+            )));
         }
         ports.extend(wanted.into_iter().map(|pod_ip| Published {
             protocol: mapping.protocol,
@@ -116,7 +125,8 @@ fn published(mappings: &[PortMapping], addresses: &[IpAddr]) -> Result<Vec<Publi
     }
     for (n, port) in ports.iter().enumerate() {
         let same = |p: &&Published| {
-            (p.protocol, p.host_port, p.host_ip, p.pod_ip) == (port.protocol, port.host_port, port.host_ip, port.pod_ip)
+            (p.protocol, p.host_port, p.host_ip, p.pod_ip)
+                == (port.protocol, port.host_port, port.host_ip, port.pod_ip)
         };
         if ports[..n].iter().any(|p| same(&p)) {
             return Err(BuiltinError::Mapping(format!("host port {} is asked for twice", port.host_port)));

@@ -20,7 +20,11 @@ fn two_pods_have_addresses_of_their_own_and_talk_through_the_bridge() {
         node.remove(&a);
         node.remove(&b);
         node.end();
-        assert_eq!(std::fs::read("/proc/sys/net/ipv4/ip_forward").expect("read"), b"0\n", "switched off again");
+        assert_eq!(
+            std::fs::read("/proc/sys/net/ipv4/ip_forward").expect("read"),
+            b"0\n",
+            "switched off again"
+        );
     });
 }
 
@@ -59,7 +63,10 @@ fn a_network_of_both_families_gives_both_and_both_work_at_once() {
         node.remove(&b);
         assert_eq!(files_that_are_addresses(&data.join("dual")), Vec::<String>::new());
         // The operator's bridge is not ours to remove.
-        assert!(rtnl::delete_link(&mut Session::open(Subsystem::Route).expect("netlink"), "cni0").expect("delete"));
+        assert!(
+            rtnl::delete_link(&mut Session::open(Subsystem::Route).expect("netlink"), "cni0")
+                .expect("delete")
+        );
         node.end();
     });
 }
@@ -98,7 +105,11 @@ fn two_daemons_side_by_side_do_not_meet() {
         wait(one.network.gc(&[])).expect("gc");
         wait(one.network.remove()).expect("remove");
         assert_eq!(two.leases().len(), 1);
-        assert!(chains().iter().all(|(table, _)| *table == crate::fallback::Names::of(&two.scratch.0.join("root")).table()));
+        assert!(
+            chains()
+                .iter()
+                .all(|(table, _)| *table == crate::fallback::Names::of(&two.scratch.0.join("root")).table())
+        );
         wait(two.network.check(&b.request, &b.attached.result)).expect("the other's pod is whole");
         two.remove(&b);
         wait(two.network.remove()).expect("remove");
@@ -117,14 +128,18 @@ fn the_fallback_keeps_off_networks_of_the_host_and_keeps_to_its_own() {
         let other = rtnl::link(&mut session, "other").expect("link").expect("there");
         // The host has the upper half of what the fallback could take, and what it would take first.
         let half = "10.88.0.1/13".parse().expect("cidr");
-        session.ask(rtnl::add_address(rtnl::Address { link: other.index, net: half }, false)).expect("address");
+        session
+            .ask(rtnl::add_address(rtnl::Address { link: other.index, net: half }, false))
+            .expect("address");
         let first = subnet_of(&wait(node.network.plan()).expect("plan"));
         assert!(!first.overlaps(&half), "{first}");
         wait(node.network.remove()).expect("remove");
         assert_eq!(subnet_of(&wait(node.network.plan()).expect("plan")), first, "the same again");
         // Now the host takes it.
         wait(node.network.remove()).expect("remove");
-        session.ask(rtnl::add_address(rtnl::Address { link: other.index, net: first }, false)).expect("address");
+        session
+            .ask(rtnl::add_address(rtnl::Address { link: other.index, net: first }, false))
+            .expect("address");
         let second = subnet_of(&wait(node.network.plan()).expect("plan"));
         assert!(!second.overlaps(&first) && !second.overlaps(&half), "{second}");
         rtnl::delete_link(&mut session, "other").expect("delete");
@@ -144,7 +159,8 @@ fn a_link_of_the_fallbacks_name_that_is_not_ours_is_left_alone() {
         let node = Node::with(&[]);
         let bridge = crate::fallback::Names::of(&node.scratch.0.join("root")).bridge();
         let mut session = Session::open(Subsystem::Route).expect("netlink");
-        rtnl::add_bridge(&mut session, &bridge, [2, 0, 0, 0, 0, 1], None, Some("somebody's")).expect("bridge");
+        rtnl::add_bridge(&mut session, &bridge, [2, 0, 0, 0, 0, 1], None, Some("somebody's"))
+            .expect("bridge");
         let error = wait(node.network.plan()).expect_err("not ours");
         assert!(chain(&error).contains("is not this daemon's"), "{}", chain(&error));
         wait(node.network.remove()).expect("remove");
@@ -195,7 +211,9 @@ fn what_is_left_of_pods_that_are_gone_is_collected_and_nothing_else() {
 /// The neighbour leaves, then the node.
 pub(super) fn end_with_neighbour(node: Node, neighbour: &AttachRequest) {
     node.pins.drop_pod(&neighbour.pod).expect("drop");
-    assert!(rtnl::delete_link(&mut Session::open(Subsystem::Route).expect("netlink"), "lan0").expect("delete"));
+    assert!(
+        rtnl::delete_link(&mut Session::open(Subsystem::Route).expect("netlink"), "lan0").expect("delete")
+    );
     node.end();
 }
 
@@ -207,7 +225,9 @@ pub(super) fn neighbour(node: &Node, n: u32, host: [u8; 4], theirs: [u8; 4]) -> 
     rtnl::add_bridge(&mut session, "lan0", [2, 0, 0, 0, 0, 9], None, None).expect("bridge");
     let lan = rtnl::link(&mut session, "lan0").expect("link").expect("there");
     let net = |ip: [u8; 4]| crate::Cidr::new(ip.into(), 24).expect("cidr");
-    session.ask(rtnl::add_address(rtnl::Address { link: lan.index, net: net(host) }, false)).expect("address");
+    session
+        .ask(rtnl::add_address(rtnl::Address { link: lan.index, net: net(host) }, false))
+        .expect("address");
     let veth = rtnl::Veth {
         host_name: "lanport0",
         host_mac: [2, 0, 0, 0, 0, 10],

@@ -123,7 +123,10 @@ impl Node {
         let mounts = mount_count();
         let conf_dir = scratch.dir("conf");
         for (name, value) in files {
-            std::fs::File::create(conf_dir.join(name)).expect("file").write_all(value.to_string().as_bytes()).expect("conf");
+            std::fs::File::create(conf_dir.join(name))
+                .expect("file")
+                .write_all(value.to_string().as_bytes())
+                .expect("conf");
         }
         let options = NetworkOptions {
             conf_dir,
@@ -169,7 +172,11 @@ impl Node {
 
     /// The address files that are there.
     fn leases(&self) -> Vec<String> {
-        let dir = self.scratch.0.join("root/network").join(crate::fallback::Names::of(&self.scratch.0.join("root")).network());
+        let dir = self
+            .scratch
+            .0
+            .join("root/network")
+            .join(crate::fallback::Names::of(&self.scratch.0.join("root")).network());
         files_that_are_addresses(&dir)
     }
 
@@ -181,7 +188,10 @@ impl Node {
         assert_eq!(mount_count(), self.mounts, "mounts are left");
         let mut session = Session::open(Subsystem::Route).expect("netlink");
         until("the links are gone", || {
-            rtnl::links(&mut session).expect("links").iter().all(|link| link.kind != "veth" && link.kind != "bridge")
+            rtnl::links(&mut session)
+                .expect("links")
+                .iter()
+                .all(|link| link.kind != "veth" && link.kind != "bridge")
         });
         assert_eq!(chains(), Vec::<(String, String)>::new(), "nf_tables are left");
     }
@@ -238,7 +248,8 @@ fn in_namespace<T: Send + 'static>(netns: &Path, work: impl FnOnce() -> T + Send
 fn serve(pod: &AttachRequest, port: u16, clients: usize) -> std::thread::JoinHandle<()> {
     let any: SocketAddr = format!("[::]:{port}").parse().expect("address");
     let v4: SocketAddr = format!("0.0.0.0:{port}").parse().expect("address");
-    let listener = in_pod(pod, move || TcpListener::bind(any).or_else(|_| TcpListener::bind(v4)).expect("listen"));
+    let listener =
+        in_pod(pod, move || TcpListener::bind(any).or_else(|_| TcpListener::bind(v4)).expect("listen"));
     std::thread::spawn(move || {
         for _ in 0..clients {
             let (mut client, peer) = listener.accept().expect("accept");

@@ -1,6 +1,9 @@
 //! Host ports: from everywhere they shall work, and from nowhere else.
 
-use super::{lifecycle::{end_with_neighbour, neighbour}, *};
+use super::{
+    lifecycle::{end_with_neighbour, neighbour},
+    *,
+};
 use crate::{BuiltinError, NetworkError, WorkerError};
 use std::net::UdpSocket;
 
@@ -94,7 +97,14 @@ fn a_pod_does_not_reach_the_loopback_of_the_host() {
             // Without its own loopback's routes the pod sends such packets out.
             session.ask(rtnl::down(1)).expect("lo down");
             let eth = rtnl::link(&mut session, "eth0").expect("link").expect("there");
-            let route = rtnl::Route { to: down, via: Some(gateway), link: eth.index, priority: None, mtu: None, advmss: None };
+            let route = rtnl::Route {
+                to: down,
+                via: Some(gateway),
+                link: eth.index,
+                priority: None,
+                mtu: None,
+                advmss: None,
+            };
             session.ask(rtnl::add_route(&route)).expect("route");
         });
         let send = |what: &'static [u8]| {
@@ -124,13 +134,12 @@ fn a_port_that_another_pod_has_is_refused_and_stays_with_it() {
         for (n, mapping) in [(2, port(8080, 81)), (3, one_address.clone())] {
             let request = node.request(n, vec![port(9000, 90), mapping]);
             let error = wait(node.network.attach(&request)).expect_err("taken");
-            match &error {
-                NetworkError::Builtin { source: WorkerError::Failed(BuiltinError::HostPortTaken { port, owner }), .. } => {
-                    assert!(port.contains("8080/tcp"), "{port}");
-                    assert_eq!(*owner, a.request.pod.to_string());
-                }
-                other => panic!("{}", chain(other)),
-            }
+            let NetworkError::Builtin { source: WorkerError::Failed(taken), .. } = &error else {
+                panic!("{}", chain(&error));
+            };
+            let BuiltinError::HostPortTaken { port, owner } = taken else { panic!("{taken}") };
+            assert!(port.contains("8080/tcp"), "{port}");
+            assert_eq!(*owner, a.request.pod.to_string());
             wait(node.network.detach(&request, None)).expect("again");
             node.pins.drop_pod(&request.pod).expect("drop");
         }
@@ -139,7 +148,8 @@ fn a_port_that_another_pod_has_is_refused_and_stays_with_it() {
         ask(([127, 0, 0, 1], 8080)).expect("still the first pod's");
         server.join().expect("server");
         // Another protocol is another port, and the first one's is free when it has gone.
-        let udp = node.attach(node.request(4, vec![PortMapping { protocol: Protocol::Udp, ..port(8080, 80) }]));
+        let udp =
+            node.attach(node.request(4, vec![PortMapping { protocol: Protocol::Udp, ..port(8080, 80) }]));
         node.remove(&a);
         let later = node.attach(node.request(5, vec![one_address]));
         let error = wait(node.network.attach(&node.request(6, vec![port(8080, 80)]))).expect_err("taken");
