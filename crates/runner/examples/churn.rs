@@ -4,6 +4,7 @@
 //! namespaces, the default seccomp profile and the masks of the example bundle, then another runs `true` by exec in a
 //! container that stays. Prints medians and 95th percentiles in milliseconds.
 #![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "its figures are what it is for")]
 
 use oci_spec::runtime::Spec;
 use runner::{CreateRequest, Created, ExecRequest, Gate, RootMount, Stdio};

@@ -51,7 +51,7 @@ pub(crate) struct Init {
 }
 
 impl Init {
-    /// All that the child needs.
+    /// All that the child owns: what it drops must still be open.
     pub(crate) fn descriptors(&self) -> Vec<RawFd> {
         let mut all = of_process(&self.stdio, &self.entry, &self.channel);
         all.extend(self.plan.namespaces.join.iter().map(|join| join.fd.as_raw_fd()));
@@ -67,8 +67,9 @@ fn of_process(stdio: &Stdio, entry: &Entry, channel: &OwnedFd) -> Vec<RawFd> {
     if let Stdio::Files { stdin, stdout, stderr } = stdio {
         all.extend([stdin, stdout, stderr].map(AsRawFd::as_raw_fd));
     }
-    if let Entry::V1(files) = entry {
-        all.extend(files.iter().map(AsRawFd::as_raw_fd));
+    match entry {
+        Entry::V1(files) => all.extend(files.iter().map(AsRawFd::as_raw_fd)),
+        Entry::V2(dir) => all.push(dir.as_raw_fd()),
     }
     all
 }

@@ -1,5 +1,7 @@
 //! The library itself, as the shim uses it: each case runs in this process' only thread, as root.
 
+#![expect(clippy::print_stdout, reason = "a test program without the harness tells its cases itself")]
+
 use oci_spec::runtime::Spec;
 use runner::{
     CreateRequest, Created, ExecError, ExecRequest, Gate, RootMount, RunnerError, StartError, Stdio,
@@ -16,8 +18,12 @@ use sys::{
     rustix::process::Signal,
 };
 
+/// What is proven, and how.
+type Case = (&'static str, fn(&Place));
+
 fn main() {
-    let cases: [(&str, fn(&Place)); 10] = [
+    let cases: [Case; 11] = [
+        ("the unified hierarchy is entered by the clone itself", the_unified_hierarchy),
         ("an overlay of many layers is the root and nothing of it is on the host", an_overlay),
         ("a container whose creator drops it before the start ends", a_dropped_creation),
         ("a waiting container holds no descriptor of its creator", no_descriptor_is_held),
@@ -61,6 +67,16 @@ impl Place {
         }
         let cgroups = cgroup::Mounts::detect().expect("cgroups");
         Place { dir, group: format!("/{name}/c"), cgroups }
+    }
+
+    /// The same directories under another name of the cgroup.
+    fn beside(other: &Place, cgroups: cgroup::Mounts) -> Self {
+        let dir = other.dir.join("beside");
+        std::fs::create_dir(&dir).expect("mkdir");
+        for name in ["layers", "bundle"] {
+            std::os::unix::fs::symlink(other.dir.join(name), dir.join(name)).expect("link");
+        }
+        Place { dir, group: format!("{}-v2", other.group), cgroups }
     }
 
     fn spec(&self, args: &[&str], change: impl FnOnce(&mut Value)) -> Spec {
@@ -184,7 +200,14 @@ fn no_descriptor_is_held(place: &Place) {
     let (mut reader, writer) = pipe().expect("pipe");
     let created = place.create(&place.spec(&["sleep", "1000"], |_| ()));
     drop(writer);
-    // It would wait for ever if the child, which was cloned while the writer was open, still had it.
+    // The child was cloned while the writer was open; if it still had it the pipe would not end.
+    let mut polled = [sys::rustix::event::PollFd::new(&reader, sys::rustix::event::PollFlags::IN)];
+    let limit = sys::rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+    assert_eq!(
+        sys::rustix::event::poll(&mut polled, Some(&limit)).expect("poll"),
+        1,
+        "the child holds the pipe"
+    );
     assert_eq!(reader.read(&mut [0; 1]).expect("read"), 0);
     let held = std::fs::read_dir(format!("/proc/{}/fd", created.pid.as_raw_pid())).expect("list").count();
     assert!(held <= 5, "{held} descriptors: 0, 1, 2, the channel, and the root's at most");
@@ -292,6 +315,45 @@ fn the_seccomp_cache(place: &Place) {
     File::create(file).and_then(|mut file| file.write_all(b"garbage")).expect("write");
     let (text, _) = place.run(&spec, 2);
     assert!(text.contains("Seccomp:\t2\n"), "a damaged cache is no reason to run unconfined: {text}");
+}
+
+/// Also where the controllers are on v1: cgroup2 is mounted beside them, or the kernel can.
+fn the_unified_hierarchy(place: &Place) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+    let point =
+        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|words| words[2] == "cgroup2");
+    let point = point.map(|words| words[1].to_owned()).expect("cgroup2 is mounted");
+    let cgroups = cgroup::Mounts::unified_at(Path::new(&point)).expect("open");
+    let place = &Place::beside(place, cgroups);
+    let script = "cat /proc/self/cgroup; cat /sys/fs/cgroup/cgroup.procs; echo 1 > /sys/fs/cgroup/cgroup.procs || echo refused";
+    let spec = place.spec(&["sh", "-c", script], |spec| {
+        let view = json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid"] });
+        spec["mounts"].as_array_mut().expect("mounts").push(view);
+    });
+    let (text, exit) = place.run(&spec, 2);
+    assert_eq!(exit, Exit::Code(0), "{text}");
+    // The shell and its `cat`; other hierarchies have lines of their own.
+    assert!(text.contains("0::/\n1\n"), "{text}");
+    assert!(text.ends_with("refused\n"), "{text}");
+    let spec = place.spec(&["sleep", "1000"], |_| ());
+    let mut created = place.create(&spec);
+    created.start().expect("start");
+    let group = created.cgroup.sub("exec").expect("sub");
+    let further = runner::exec(ExecRequest {
+        container: created.pidfd.as_fd(),
+        spec: &spec,
+        process: spec.process().as_ref().expect("process"),
+        stdio: null(),
+        cgroup: &group,
+        seccomp_cache: None,
+    });
+    // v2 takes no process into a group that has some beneath, but one exec's own group may stand there.
+    let further = further.expect("exec");
+    assert_eq!(group.processes().expect("list"), [further.pid.as_raw_pid()]);
+    runner::delete(&created.cgroup).expect("delete ends all beneath");
+    assert_eq!(pidfd::wait(&further.pidfd), Ok(Exit::Signal(9)));
+    assert_eq!(pidfd::wait(&created.pidfd), Ok(Exit::Signal(9)));
+    assert!(!place.has_group(), "a cgroup is left");
 }
 
 fn two_threads(place: &Place) {

@@ -268,14 +268,59 @@ mod tests {
             assert!(error.contains(field), "{field}: {error}");
         };
         let user = |uid: u32| UserBuilder::default().uid(uid).gid(0_u32).build().expect("user");
-        check(&|p| { p.set_args(None); }, "process.args");
-        check(&|p| { p.set_args(Some(vec!["a\0b".to_owned()])); }, "process.args[0]");
-        check(&|p| { p.set_env(Some(vec!["A=1".to_owned(), "A=\0".to_owned()])); }, "process.env[1]");
-        check(&|p| { p.set_cwd("etc".into()); }, "process.cwd");
-        check(&|p| { p.set_cwd("/a/../b".into()); }, "process.cwd");
-        check(&|p| { p.set_user(user(u32::MAX)); }, "process.user.uid");
-        check(&|p| { p.set_oom_score_adj(Some(1001)); }, "process.oomScoreAdj");
-        check(&|p| { p.set_apparmor_profile(Some("x".to_owned())); }, "process.apparmorProfile");
-        check(&|p| { p.set_selinux_label(Some("x".to_owned())); }, "process.selinuxLabel");
+        check(
+            &|p| {
+                p.set_args(None);
+            },
+            "process.args",
+        );
+        check(
+            &|p| {
+                p.set_args(Some(vec!["a\0b".to_owned()]));
+            },
+            "process.args[0]",
+        );
+        check(
+            &|p| {
+                p.set_env(Some(vec!["A=1".to_owned(), "A=\0".to_owned()]));
+            },
+            "process.env[1]",
+        );
+        check(
+            &|p| {
+                p.set_cwd("etc".into());
+            },
+            "process.cwd",
+        );
+        check(
+            &|p| {
+                p.set_cwd("/a/../b".into());
+            },
+            "process.cwd",
+        );
+        check(
+            &|p| {
+                p.set_user(user(u32::MAX));
+            },
+            "process.user.uid",
+        );
+        check(
+            &|p| {
+                p.set_oom_score_adj(Some(1001));
+            },
+            "process.oomScoreAdj",
+        );
+        check(
+            &|p| {
+                p.set_apparmor_profile(Some("x".to_owned()));
+            },
+            "process.apparmorProfile",
+        );
+        check(
+            &|p| {
+                p.set_selinux_label(Some("x".to_owned()));
+            },
+            "process.selinuxLabel",
+        );
     }
 }

@@ -60,8 +60,7 @@ fn path(name: &str) -> Option<PathBuf> {
         let known = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
         !part.is_empty() && *part != "." && *part != ".." && part.len() < 256 && part.bytes().all(known)
     };
-    (parts.len() > 1 && parts.iter().all(plain))
-        .then(|| PathBuf::from("sys").join(parts.join("/")))
+    (parts.len() > 1 && parts.iter().all(plain)).then(|| PathBuf::from("sys").join(parts.join("/")))
 }
 
 #[cfg(test)]

@@ -217,9 +217,9 @@ impl Drop for Bundle {
                 let _ = fs::remove_dir(dir);
             }
         }
-        if let Err(error) = sys::tree::remove_path(&self.dir) {
-            eprintln!("{} stays: {error}", self.id);
-        }
+        let removed = sys::tree::remove_path(&self.dir);
+        // A second panic would hide the first.
+        assert!(std::thread::panicking() || removed.is_ok(), "{} stays: {removed:?}", self.id);
     }
 }
 
