@@ -6,7 +6,9 @@
 //! often as one likes and whatever part of ADD was reached; then the pins are dropped, and the links
 //! go with the namespace. Pods with the node's network never come here.
 //!
-//! Everything of netlink happens on one thread ([`worker`]); only foreign plugins are waited for here.
+//! Everything of netlink happens on one thread; only foreign plugins are waited for here.
+
+#![forbid(unsafe_code)]
 
 mod builtin;
 mod cidr;
@@ -178,6 +180,14 @@ impl NetworkError {
             | Self::NoAddress(_)
             | Self::Worker(_) => false,
         }
+    }
+}
+
+impl NetworkError {
+    /// Whether another pod has what this one asks for: a host port.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Builtin { source: WorkerError::Failed(BuiltinError::HostPortTaken { .. }), .. })
     }
 }
 

@@ -58,6 +58,14 @@ fn a_network_of_both_families_gives_both_and_both_work_at_once() {
         }
         server.join().expect("server");
         wait(node.network.check(&a.request, &a.attached.result)).expect("CHECK");
+        // A router's advertisement of one pod changes neither the host nor another pod.
+        let accepts = |link: &str| {
+            std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{link}/accept_ra")).expect("read")
+        };
+        assert_eq!(
+            (accepts("cni0"), in_pod(&b.request, move || accepts("eth0"))),
+            ("0\n".to_owned(), "0\n".to_owned())
+        );
         node.remove(&a);
         assert!(wait(node.network.check(&a.request, &a.attached.result)).is_err(), "CHECK of a removed pod");
         node.remove(&b);

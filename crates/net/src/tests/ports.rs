@@ -137,6 +137,7 @@ fn a_port_that_another_pod_has_is_refused_and_stays_with_it() {
             let NetworkError::Builtin { source: WorkerError::Failed(taken), .. } = &error else {
                 panic!("{}", chain(&error));
             };
+            assert!(error.is_conflict() && !error.is_bad_input());
             let BuiltinError::HostPortTaken { port, owner } = taken else { panic!("{taken}") };
             assert!(port.contains("8080/tcp"), "{port}");
             assert_eq!(*owner, a.request.pod.to_string());
