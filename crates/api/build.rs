@@ -7,7 +7,9 @@ use std::path::Path;
 const FILES: [&str; 2] = ["cri/api.proto", "peapod/admin.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    // As cargo says it now: a build directory may have been moved since this was compiled.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo names no manifest directory")?;
+    let root = Path::new(&manifest).join("../../proto");
     for file in FILES {
         println!("cargo::rerun-if-changed={}", root.join(file).display());
     }
