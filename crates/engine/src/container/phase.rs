@@ -147,8 +147,10 @@ pub enum Effect {
     Start,
     /// Ask the process to end, and see that it does.
     Signal,
-    /// Kill without asking: it never ran, or nobody knows.
+    /// Kill without asking: it never ran.
     Kill,
+    /// Kill without its shim, which may not know it, and find out how it ended.
+    Settle,
     /// Drop all of it, then remove the record.
     Drop,
     /// Remove the record.
@@ -233,7 +235,8 @@ impl Phase {
             }
 
             (Running { .. }, Event::StopAsked) => stay(Effect::Signal),
-            (Created { .. } | Unknown { .. }, Event::StopAsked) => stay(Effect::Kill),
+            (Created { .. }, Event::StopAsked) => stay(Effect::Kill),
+            (Unknown { .. }, Event::StopAsked) => stay(Effect::Settle),
             (Exited(_), Event::StopAsked) => stay(Effect::Nothing),
             (Created { .. } | Running { .. } | Exited(_) | Unknown { .. }, Event::RemoveAsked) => {
                 stay(Effect::Drop)
@@ -349,7 +352,7 @@ mod tests {
     fn a_container_in_doubt_is_not_exited_until_it_is_sure() {
         let doubt = RUNNING.next(Event::Doubtful { message: "stuck".to_owned() }).expect("may be").0;
         assert!(matches!(doubt, Phase::Unknown { started_at: Timestamp(20), .. }));
-        assert_eq!(doubt.next(Event::StopAsked).map(|(_, effect)| effect), Ok(Effect::Kill));
+        assert_eq!(doubt.next(Event::StopAsked).map(|(_, effect)| effect), Ok(Effect::Settle));
         assert_eq!(doubt.next(Event::StartAsked), Err(Denied::Unknown));
         assert_eq!(ended(doubt.next(Event::Died(exit(4, false))).expect("dies").0).code, 4);
     }

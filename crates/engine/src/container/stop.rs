@@ -59,6 +59,10 @@ impl<H: Host> Task<H> {
         match effect {
             Ok(Effect::Signal) => self.begin_stop(grace, reply).await,
             Ok(Effect::Kill) => self.begin_stop(Duration::ZERO, reply).await,
+            Ok(Effect::Settle) => {
+                let settled = self.settle("nobody knew whether it lived; it was killed").await;
+                reply.send(settled);
+            }
             Ok(Effect::Nothing | Effect::Publish | Effect::Start | Effect::Drop | Effect::Forget) => {
                 reply.send(Ok(()));
             }
