@@ -183,7 +183,7 @@ impl Store {
     /// calls of one task keep their order), and done also if the future is dropped.
     ///
     /// # Errors
-    /// [`CommitError::TooLarge`] changes nothing and harms no other commit;
+    /// [`CommitError::OutOfBounds`] changes nothing and harms no other commit;
     /// [`CommitError::Failed`] is final for this store.
     pub fn commit(
         &self,
