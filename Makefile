@@ -24,7 +24,7 @@ needs: ## install the Debian packages that a build wants (root)
 
 build: ## target/release/peapod and its static shim
 	$(CARGO) build --release --locked -p peapod
-	RUSTFLAGS="$${RUSTFLAGS:-} -C target-feature=+crt-static" \
+	RUSTFLAGS="$${RUSTFLAGS:-} -C target-feature=+crt-static -C relocation-model=static" \
 	    $(CARGO) build --profile shim --locked --target $(HOST) -p shim
 	install -m 0755 $(OUT)/$(HOST)/shim/containerd-shim-peapod-v1 $(OUT)/release/containerd-shim-peapod-v1
 

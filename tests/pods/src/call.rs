@@ -80,7 +80,8 @@ impl Client {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
         });
-        let channel = tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
+        let channel =
+            tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
         Client { channel }
     }
 
@@ -254,7 +255,12 @@ impl Client {
     /// # Errors
     /// The daemon's answer.
     pub async fn containers(&self) -> Answer<Vec<cri::Container>> {
-        Ok(self.runtime().list_containers(cri::ListContainersRequest::default()).await?.into_inner().containers)
+        Ok(self
+            .runtime()
+            .list_containers(cri::ListContainersRequest::default())
+            .await?
+            .into_inner()
+            .containers)
     }
 
     /// ExecSync of a script; stdout, and the exit code.

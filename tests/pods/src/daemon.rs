@@ -105,10 +105,7 @@ impl Daemon {
     pub async fn up(&mut self) {
         self.spawn();
         let client = self.client();
-        until("the daemon's first answer", || async {
-            client.version().await.ok()
-        })
-        .await;
+        until("the daemon's first answer", || async { client.version().await.ok() }).await;
     }
 
     /// Starts the daemon's process only.
@@ -203,7 +200,8 @@ impl Daemon {
         let pid = child.id();
         run("kill", &["-TERM", &pid.to_string()]);
         let mut child = child;
-        let status = tokio::task::spawn_blocking(move || child.wait()).await.expect("joined").expect("reaped");
+        let status =
+            tokio::task::spawn_blocking(move || child.wait()).await.expect("joined").expect("reaped");
         assert!(status.success(), "the daemon ended with {status}; see {}/daemon.log", self.dir.display());
         let state = self.dir.join("s");
         let left: Vec<_> = ["pods", "ns"]
@@ -219,11 +217,16 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
-    /// A failed test still ends what it started.
+    /// A failed test still ends what it started, but keeps its directory for a look.
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
+        if !std::thread::panicking() {
+            return;
+        }
+        crate::leaks::kill_all(&self.dir, &self.cgroup());
+        let _ = Command::new("ip").args(["netns", "del", &self.netns]).status();
     }
 }

@@ -8,9 +8,10 @@ pub const BUSYBOX: &str = "docker.io/library/busybox:test";
 
 /// Applets that tests use, as symbolic links to busybox.
 const APPLETS: &[&str] = &[
-    "sh", "cat", "cp", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "httpd", "id", "ip", "kill", "ln",
-    "ls", "mkdir", "mount", "nc", "nohup", "ping", "ps", "readlink", "rm", "seq", "setsid", "sleep", "sort", "stat",
-    "sync", "tail", "test", "touch", "true", "tty", "umount", "uname", "usleep", "wc", "wget", "yes", "df", "chmod", "trap",
+    "sh", "cat", "cp", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "httpd", "id", "ip",
+    "kill", "ln", "ls", "mkdir", "mount", "nc", "nohup", "ping", "ps", "readlink", "rm", "seq", "setsid",
+    "sleep", "sort", "stat", "sync", "tail", "test", "touch", "true", "tty", "umount", "uname", "usleep",
+    "wc", "wget", "yes", "df", "chmod", "trap",
 ];
 
 /// A docker-archive of busybox under [`BUSYBOX`].
@@ -30,7 +31,8 @@ pub fn busybox_archive() -> Vec<u8> {
     })
     .to_string();
     let name = format!("{:x}.json", Sha256::digest(config.as_bytes()));
-    let manifest = serde_json::json!([{ "Config": name, "RepoTags": [BUSYBOX], "Layers": ["layer.tar"] }]).to_string();
+    let manifest =
+        serde_json::json!([{ "Config": name, "RepoTags": [BUSYBOX], "Layers": ["layer.tar"] }]).to_string();
     let mut archive = tar::Builder::new(Vec::new());
     add(&mut archive, &name, config.as_bytes(), 0o644);
     add(&mut archive, "layer.tar", &layer, 0o644);

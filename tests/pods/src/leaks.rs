@@ -74,3 +74,57 @@ fn look(dir: &Path, tag: &str) -> BTreeSet<String> {
     }
     found
 }
+
+/// Ends all that a failed test left: shims and containers, mounts, cgroups.
+pub(crate) fn kill_all(dir: &Path, cgroup: &str) {
+    let groups = || -> Vec<PathBuf> {
+        std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|hierarchy| hierarchy.path().join(cgroup.trim_start_matches('/')))
+            .chain([PathBuf::from(format!("/sys/fs/cgroup{cgroup}"))])
+            .filter(|group| group.is_dir())
+            .collect()
+    };
+    let kill = |pid: &str| {
+        let _ = std::process::Command::new("kill").args(["-9", pid]).status();
+    };
+    let dir_text = dir.display().to_string();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&words).contains(&format!("--dir\0{dir_text}")) {
+            kill(&entry.file_name().display().to_string());
+        }
+    }
+    for group in groups() {
+        let beneath = std::fs::read_dir(&group).into_iter().flatten().flatten().map(|entry| entry.path());
+        for group in beneath.filter(|path| path.is_dir()).chain([group.clone()]) {
+            for pid in std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+                kill(pid);
+            }
+        }
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let places =
+        mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|at| at.starts_with(&dir_text));
+    for place in places.collect::<Vec<_>>().into_iter().rev() {
+        let _ = std::process::Command::new("umount").args(["-l", place]).status();
+    }
+    // Killed processes are in their groups for a moment more.
+    for _ in 0..50 {
+        for group in groups() {
+            for entry in std::fs::read_dir(&group).into_iter().flatten().flatten() {
+                for exec in std::fs::read_dir(entry.path()).into_iter().flatten().flatten() {
+                    let _ = std::fs::remove_dir(exec.path());
+                }
+                let _ = std::fs::remove_dir(entry.path());
+            }
+            let _ = std::fs::remove_dir(&group);
+        }
+        if groups().is_empty() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}

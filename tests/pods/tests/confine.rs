@@ -30,13 +30,16 @@ fn an_ordinary_container_has_the_default_capabilities_and_a_filter() {
         let client = daemon.client();
         client.load(pods::busybox_archive()).await.expect("loaded");
         let c = contained(&daemon, &client, "ordinary", |context, _| {
-            context.masked_paths = vec!["/proc/kcore".to_owned(), "/proc/acpi".to_owned(), "/no/such".to_owned()];
+            context.masked_paths =
+                vec!["/proc/kcore".to_owned(), "/proc/acpi".to_owned(), "/no/such".to_owned()];
             context.readonly_paths = vec!["/proc/sys".to_owned()];
             context.no_new_privs = true;
         })
         .await;
         let status = said(&client, &c, "cat /proc/1/status").await;
-        for line in ["CapInh:\t0000000000000000", "CapAmb:\t0000000000000000", "Seccomp:\t2", "NoNewPrivs:\t1"] {
+        for line in
+            ["CapInh:\t0000000000000000", "CapAmb:\t0000000000000000", "Seccomp:\t2", "NoNewPrivs:\t1"]
+        {
             assert!(status.contains(line), "no {line} in:\n{status}");
         }
         assert!(status.contains("CapEff:\t00000000a80425fb"), "{status}");
@@ -178,7 +181,8 @@ fn a_pod_in_the_nodes_network_sees_the_nodes_links() {
         let id = client.run_pod(&config).await.expect("a pod");
         assert_eq!(client.pod_status(&id).await.expect("a status").network.unwrap_or_default().ip, "");
         let mut container = shell("c", "sleep 1000");
-        container.linux.as_mut().and_then(|l| l.security_context.as_mut()).expect("set").namespace_options = Some(node);
+        container.linux.as_mut().and_then(|l| l.security_context.as_mut()).expect("set").namespace_options =
+            Some(node);
         let c = client.run(&id, &config, &container).await.expect("runs");
         let inside = said(&client, &c, "readlink /proc/self/ns/net").await;
         let node = std::fs::read_link(format!("/proc/{}/ns/net", daemon.pid())).expect("read");

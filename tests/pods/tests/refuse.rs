@@ -39,7 +39,8 @@ fn malformed_requests_change_nothing() {
 
         let id = client.run_pod(&good).await.expect("a pod");
         let mut container = shell("c", "true");
-        container.image = Some(cri::ImageSpec { image: "docker.io/library/absent:1".to_owned(), ..Default::default() });
+        container.image =
+            Some(cri::ImageSpec { image: "docker.io/library/absent:1".to_owned(), ..Default::default() });
         let error = client.create(&id, &good, &container).await.expect_err("no such image");
         assert_eq!(error.code(), Code::NotFound, "{error}");
         let mut container = shell("c", "true");
@@ -68,8 +69,14 @@ fn what_is_not_there_yet_is_unimplemented() {
         let mut runtime = daemon.client().runtime();
         let code = |result: Result<(), tonic::Status>| result.expect_err("not there").code();
         assert_eq!(code(runtime.exec(cri::ExecRequest::default()).await.map(|_| ())), Code::Unimplemented);
-        assert_eq!(code(runtime.attach(cri::AttachRequest::default()).await.map(|_| ())), Code::Unimplemented);
-        assert_eq!(code(runtime.port_forward(cri::PortForwardRequest::default()).await.map(|_| ())), Code::Unimplemented);
+        assert_eq!(
+            code(runtime.attach(cri::AttachRequest::default()).await.map(|_| ())),
+            Code::Unimplemented
+        );
+        assert_eq!(
+            code(runtime.port_forward(cri::PortForwardRequest::default()).await.map(|_| ())),
+            Code::Unimplemented
+        );
         let events = runtime.get_container_events(cri::GetEventsRequest::default()).await.map(|_| ());
         assert_eq!(code(events), Code::Unimplemented);
         daemon.end().await;
@@ -88,7 +95,8 @@ fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
             .output()
             .expect("it runs");
         assert!(!output.status.success());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        let said =
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         assert!(said.contains(&format!("pid {}", daemon.pid())), "{said}");
         daemon.client().version().await.expect("the first one is untouched");
         daemon.end().await;

@@ -31,7 +31,8 @@ fn a_daemon_that_was_killed_finds_its_pods_and_what_ended_meanwhile() {
         daemon.kill();
         std::fs::write(flag.join("now"), "").expect("written");
         let gone = format!("/proc/{brief_pid}");
-        until("the end of the brief one", || async { (!std::path::Path::new(&gone).exists()).then_some(()) }).await;
+        until("the end of the brief one", || async { (!std::path::Path::new(&gone).exists()).then_some(()) })
+            .await;
         daemon.up().await;
 
         let client = daemon.client();
@@ -47,7 +48,10 @@ fn a_daemon_that_was_killed_finds_its_pods_and_what_ended_meanwhile() {
             .filter_map(|line| line.rsplit_once("line ").and_then(|(_, n)| n.parse().ok()))
             .collect();
         assert!(numbers.len() > 10);
-        assert!(numbers.iter().copied().eq(1..=u32::try_from(numbers.len()).expect("few")), "the log has a gap");
+        assert!(
+            numbers.iter().copied().eq(1..=u32::try_from(numbers.len()).expect("few")),
+            "the log has a gap"
+        );
         daemon.end().await;
     });
 }
@@ -68,8 +72,10 @@ fn a_shim_that_was_killed_is_told_and_its_pod_can_be_removed() {
         assert!(killed.success());
         let status = client.ended(&container).await;
         assert_eq!(status.exit_code, 137);
-        until("the end of the orphan", || async { (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()) })
-            .await;
+        until("the end of the orphan", || async {
+            (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+        })
+        .await;
         until("a pod that is not ready", || async {
             let state = client.pod_status(&id).await.ok()?.state;
             (state == i32::from(cri::PodSandboxState::SandboxNotready)).then_some(())

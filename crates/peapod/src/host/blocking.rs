@@ -17,7 +17,9 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 /// An error without a meaning of its own for the caller: told with its cause, and by errno where the
 /// machine is at its bounds.
-pub(super) fn failed<E: Error + Send + Sync + 'static>(doing: impl Into<String>) -> impl FnOnce(E) -> HostError {
+pub(super) fn failed<E: Error + Send + Sync + 'static>(
+    doing: impl Into<String>,
+) -> impl FnOnce(E) -> HostError {
     let doing = doing.into();
     move |error| {
         let fault = if is_exhaustion(&error) { Fault::Exhausted } else { Fault::Internal };

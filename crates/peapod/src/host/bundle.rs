@@ -3,8 +3,11 @@
 
 use super::{blocking::failed, devices};
 use engine::host::{ContainerPlan, OciSpec, Result};
-use std::{fs, os::unix::fs::DirBuilderExt as _};
-use sys::rustix::fs::Mode;
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+};
 use types::container::SeccompProfile;
 
 /// Writes `config.json`; the directory is private, and replaced whole by the next try.
@@ -19,7 +22,14 @@ pub(super) fn write(plan: &ContainerPlan, mut spec: OciSpec) -> Result<()> {
         .map_err(failed(format!("cannot make {}", plan.bundle.display())))?;
     let text = serde_json::to_vec(&spec).map_err(failed("the spec cannot be written as JSON"))?;
     let path = plan.bundle.join("config.json");
-    sys::file::replace_path(&path, &text, Mode::RUSR | Mode::WUSR)
+    // Not synced: a bundle that a crash cut short is dropped with its plan.
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .and_then(|mut file| file.write_all(&text))
         .map_err(failed(format!("cannot write {}", path.display())))
 }
 

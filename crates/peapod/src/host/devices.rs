@@ -36,7 +36,13 @@ pub(super) fn asked(devices: &[Device]) -> Result<Vec<Given>> {
         })?;
         let before = all.len();
         if found.is_dir() {
-            beneath(&device.host_path, Path::new(&device.container_path), &device.permissions, &[], &mut all)?;
+            beneath(
+                &device.host_path,
+                Path::new(&device.container_path),
+                &device.permissions,
+                &[],
+                &mut all,
+            )?;
         } else if let Some(given) = given(&found, Path::new(&device.container_path), &device.permissions)? {
             all.push(given);
         }
@@ -88,10 +94,8 @@ fn given(found: &fs::Metadata, inside: &Path, permissions: &str) -> Result<Optio
         kind if kind.is_block_device() => LinuxDeviceType::B,
         _ => return Ok(None),
     };
-    let (major, minor) = (
-        i64::from(sys::rustix::fs::major(found.rdev())),
-        i64::from(sys::rustix::fs::minor(found.rdev())),
-    );
+    let (major, minor) =
+        (i64::from(sys::rustix::fs::major(found.rdev())), i64::from(sys::rustix::fs::minor(found.rdev())));
     let node = LinuxDeviceBuilder::default()
         .path(inside)
         .typ(kind)

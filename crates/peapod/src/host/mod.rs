@@ -17,8 +17,8 @@ use cgroup::Mounts;
 use engine::{
     Host,
     host::{
-        Attached, ContainerPlan, Created, Exec, ExecOutput, Exit, ImageFacts, Namespaces, OciSpec, PodDirs, PodGroup,
-        PodPlan, Result, Rootfs, ShimState, ShimUp, Started, Whom,
+        Attached, ContainerPlan, Created, Exec, ExecOutput, Exit, ImageFacts, Namespaces, OciSpec, PodDirs,
+        PodGroup, PodPlan, Result, Rootfs, ShimState, ShimUp, Started, Whom,
     },
 };
 use image::Images;
@@ -115,8 +115,12 @@ impl Host for LinuxHost {
     }
 
     async fn drop_pod_dirs(&self, plan: &PodPlan) -> Result<()> {
-        let plan = plan.clone();
-        blocking("removing the pod's directories", move || pod::drop_dirs(&plan)).await
+        let (mounts, plan, groups) = (self.mounts.clone(), plan.clone(), self.groups.clone());
+        // Removing a pod ends here, after its containers: a group that they kept in use is free now.
+        blocking("removing the pod's directories", move || {
+            pod::drop_dirs(&plan).and_then(|()| pod::collect_cgroups(&mounts, &groups))
+        })
+        .await
     }
 
     async fn hold_image(&self, container: &ContainerPlan) -> Result<()> {
@@ -129,7 +133,13 @@ impl Host for LinuxHost {
         Ok(Rootfs::done())
     }
 
-    async fn create(&self, pod: &PodPlan, container: &ContainerPlan, spec: &OciSpec, _rootfs: Rootfs) -> Result<Created> {
+    async fn create(
+        &self,
+        pod: &PodPlan,
+        container: &ContainerPlan,
+        spec: &OciSpec,
+        _rootfs: Rootfs,
+    ) -> Result<Created> {
         let (plan, spec) = (container.clone(), spec.clone());
         blocking("writing the bundle", move || bundle::write(&plan, spec)).await?;
         let pid = self.shims.create(pod, container).await?;
@@ -140,7 +150,13 @@ impl Host for LinuxHost {
         self.shims.start_container(pod, container).await
     }
 
-    async fn signal(&self, pod: &PodPlan, container: &ContainerPlan, signal: Signal, whom: Whom) -> Result<()> {
+    async fn signal(
+        &self,
+        pod: &PodPlan,
+        container: &ContainerPlan,
+        signal: Signal,
+        whom: Whom,
+    ) -> Result<()> {
         self.shims.signal(pod, container, signal, whom).await
     }
 

@@ -2,9 +2,11 @@
 
 use super::{blocking::failed, pod};
 use engine::host::{Attached, Fault, HostError, PodPlan, Result};
-use net::{AttachRequest, Network, NetworkError, netns::{NetnsError, NsRequest, Pins}};
+use net::{
+    AttachRequest, Network, NetworkError,
+    netns::{NetnsError, NsRequest, Pins},
+};
 use std::{io::Read as _, path::PathBuf};
-use sys::rustix::fs::Mode;
 use types::pod::NsMode;
 
 /// The last plugin's result, kept for DEL: CNI hands it on as prevResult.
@@ -16,6 +18,7 @@ fn network_error(doing: &'static str) -> impl FnOnce(NetworkError) -> HostError 
     move |error| {
         let fault = match &error {
             NetworkError::NotReady { .. } => Fault::Precondition,
+            _ if error.is_conflict() => Fault::Precondition,
             _ if error.is_bad_input() => Fault::Invalid("config.port_mappings"),
             _ => return failed(doing)(error),
         };
@@ -51,12 +54,16 @@ pub(super) async fn attach(network: &Network, pins: &Pins, plan: &PodPlan) -> Re
     if !attached.switched_on.is_empty() {
         tracing::info!(sysctls = ?attached.switched_on, "switched on for the pod network");
     }
-    sys::file::replace_path(&result_path(plan), attached.result.as_bytes(), Mode::RUSR | Mode::WUSR)
-        .map_err(failed("cannot keep the network's result"))?;
+    // Not synced: DEL does without it.
+    pod::put(&result_path(plan), &attached.result)?;
     pod::write_hosts(plan, &attached.ips)?;
-    pins.write_late_sysctls(&plan.id, plan.spec.sysctls.clone())
-        .await
-        .map_err(|error| HostError::because("cannot set a sysctl of the interface", Fault::Invalid("config.linux.sysctls"), error))?;
+    pins.write_late_sysctls(&plan.id, plan.spec.sysctls.clone()).await.map_err(|error| {
+        HostError::because(
+            "cannot set a sysctl of the interface",
+            Fault::Invalid("config.linux.sysctls"),
+            error,
+        )
+    })?;
     Ok(Attached { ips: attached.ips })
 }
 

@@ -50,8 +50,12 @@ fn write_files(plan: &PodPlan, ips: &[IpAddr]) -> Result<()> {
     }
     put(&plan.paths.hostname, &format!("{}\n", hostname(plan)))?;
     let behind = Some(host_file(files::BEHIND_THE_STUB)).filter(|text| !text.is_empty());
-    let text =
-        files::resolv_conf(plan.spec.dns.as_ref(), &host_file("/etc/resolv.conf"), behind.as_deref(), own_network);
+    let text = files::resolv_conf(
+        plan.spec.dns.as_ref(),
+        &host_file("/etc/resolv.conf"),
+        behind.as_deref(),
+        own_network,
+    );
     put(&plan.paths.resolv_conf, &text)
 }
 
@@ -88,9 +92,10 @@ fn private_dir(path: &Path) -> Result<()> {
 
 /// Containers read these files, whoever they run as. Written in place: a container may already have
 /// the file mounted, and must see the new text.
-fn put(path: &Path, text: &str) -> Result<()> {
+pub(super) fn put(path: &Path, text: &str) -> Result<()> {
     let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
         file.write_all(text.as_bytes())
     };
@@ -112,7 +117,9 @@ fn make_shm(path: &Path) -> Result<()> {
 fn is_mount_point(path: &Path) -> Result<bool> {
     use std::os::unix::fs::MetadataExt as _;
     let device = |path: &Path| {
-        fs::symlink_metadata(path).map(|m| m.dev()).map_err(failed(format!("cannot look at {}", path.display())))
+        fs::symlink_metadata(path)
+            .map(|m| m.dev())
+            .map_err(failed(format!("cannot look at {}", path.display())))
     };
     let parent = path.parent().unwrap_or(path);
     Ok(device(path)? != device(parent)?)
@@ -125,7 +132,8 @@ pub(super) fn drop_dirs(plan: &PodPlan) -> Result<()> {
         // Also when a crash let two be mounted over one another.
         while unmount(shm)? {}
     }
-    sys::tree::remove_path(&plan.paths.dir).map_err(failed(format!("cannot remove {}", plan.paths.dir.display())))?;
+    sys::tree::remove_path(&plan.paths.dir)
+        .map_err(failed(format!("cannot remove {}", plan.paths.dir.display())))?;
     match fs::remove_dir(&plan.paths.rootfs) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -145,8 +153,9 @@ fn unmount(path: &Path) -> Result<bool> {
 
 /// A cgroup path of a request or a plan.
 pub(super) fn cgroup_path(path: &str) -> Result<CgroupPath> {
-    CgroupPath::parse(path)
-        .map_err(|error| HostError::because("cannot use the cgroup", Fault::Invalid("config.linux.cgroup_parent"), error))
+    CgroupPath::parse(path).map_err(|error| {
+        HostError::because("cannot use the cgroup", Fault::Invalid("config.linux.cgroup_parent"), error)
+    })
 }
 
 /// Of a path and its ancestors, those that are not there; deepest first.
@@ -181,6 +190,11 @@ pub(super) fn drop_cgroup(mounts: &Mounts, plan: &PodPlan, remembered: &Path) ->
             remember(remembered, path)?;
         }
     }
+    collect_cgroups(mounts, remembered)
+}
+
+/// Removes remembered groups that nobody is in any more.
+pub(super) fn collect_cgroups(mounts: &Mounts, remembered: &Path) -> Result<()> {
     for (note, path) in notes(remembered)? {
         // The deepest first: a parent is unused only then.
         if remove_unused(mounts, &path)? {

@@ -2,8 +2,8 @@
 
 use super::blocking::failed;
 use engine::host::{
-    ContainerPlan, Exec, ExecOutput, Exit, Fault, HostError, Life, PodPlan, Result, ShimContainer, ShimState, ShimUp,
-    Started, Whom,
+    ContainerPlan, Exec, ExecOutput, Exit, Fault, HostError, Life, PodPlan, Result, ShimContainer, ShimState,
+    ShimUp, Started, Whom,
 };
 use shimlink::{Code, CreateTask, ExecSync, Program, RootMount, Shim, ShimError, SpawnRequest};
 use std::{
@@ -149,7 +149,13 @@ impl Shims {
         Ok(Started { at })
     }
 
-    pub(super) async fn signal(&self, pod: &PodPlan, plan: &ContainerPlan, signal: Signal, whom: Whom) -> Result<()> {
+    pub(super) async fn signal(
+        &self,
+        pod: &PodPlan,
+        plan: &ContainerPlan,
+        signal: Signal,
+        whom: Whom,
+    ) -> Result<()> {
         const DOING: &str = "cannot signal the container";
         let shim = self.of(pod).await.map_err(shim_error(DOING))?;
         let number = u32::try_from(signal.number()).map_err(failed(DOING))?;
@@ -209,7 +215,12 @@ impl Shims {
         Ok(mine.map(|c| c.log_trouble).filter(|trouble| !trouble.is_empty()))
     }
 
-    pub(super) async fn exec_sync(&self, pod: &PodPlan, plan: &ContainerPlan, exec: &Exec) -> Result<ExecOutput> {
+    pub(super) async fn exec_sync(
+        &self,
+        pod: &PodPlan,
+        plan: &ContainerPlan,
+        exec: &Exec,
+    ) -> Result<ExecOutput> {
         let doing = format!("cannot run `{}`", exec.command.first().map(String::as_str).unwrap_or_default());
         let shim = self.of(pod).await.map_err(shim_error(doing.as_str()))?;
         let request = ExecSync {
@@ -297,7 +308,10 @@ fn container(state: &ContainerState) -> Result<ShimContainer> {
         (Ok(Phase::Running), _) => Life::Running { pid: state.pid, at: started_at },
         (Ok(Phase::Exited), Some(record)) => Life::Exited { started_at, exit: exit(record)? },
         (Ok(Phase::Exited), None) | (Ok(Phase::Unknown) | Err(_), _) => {
-            return Err(HostError::new("the shim tells a state that this version does not know", Fault::Internal));
+            return Err(HostError::new(
+                "the shim tells a state that this version does not know",
+                Fault::Internal,
+            ));
         }
     };
     Ok(ShimContainer { id: container_id(&state.container_id)?, life })
@@ -312,7 +326,8 @@ fn root_mount(plan: &ContainerPlan) -> RootMount {
         return RootMount { kind: "bind".to_owned(), source: upper.display().to_string(), options };
     }
     // overlay wants the highest first.
-    let lower: Vec<String> = plan.image.layers.iter().rev().map(|layer| layer.display().to_string()).collect();
+    let lower: Vec<String> =
+        plan.image.layers.iter().rev().map(|layer| layer.display().to_string()).collect();
     RootMount {
         kind: "overlay".to_owned(),
         source: "overlay".to_owned(),
