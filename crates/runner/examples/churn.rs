@@ -30,6 +30,12 @@ fn main() {
     let mut times: Vec<(&str, Vec<f64>)> =
         ["create", "start", "wait", "delete", "whole", "exec"].map(|step| (step, Vec::new())).into();
     let stay = spec(&["sleep", "100000"], "stay");
+    // The directories of the layers are the caller's business.
+    for name in (0..rounds).map(|round| round.to_string()).chain(["stay".to_owned()]) {
+        for kind in ["upper", "work"] {
+            std::fs::create_dir_all(dir.join(format!("top/{name}-{kind}"))).expect("mkdir");
+        }
+    }
     let mut staying = create(&dir, &stay, &cgroups, "stay");
     staying.start().expect("start");
     for round in 0..rounds {
@@ -78,11 +84,7 @@ fn exec(container: &Created, spec: &Spec) {
 }
 
 fn create(dir: &Path, spec: &Spec, cgroups: &cgroup::Mounts, name: &str) -> Created {
-    let own = |kind: &str| {
-        let own = dir.join(format!("top/{name}-{kind}"));
-        std::fs::create_dir_all(&own).expect("mkdir");
-        format!("{kind}dir={}", own.display())
-    };
+    let own = |kind: &str| format!("{kind}dir={}", dir.join(format!("top/{name}-{kind}")).display());
     let options = vec![
         format!("lowerdir={}", dir.join("lower").display()),
         own("upper"),
