@@ -59,7 +59,8 @@ impl Admin for AdminApi {
                                 message: "reading the archive".to_owned(),
                                 bytes_read: read,
                             });
-                            if progress.send(Ok(admin::LoadImageResponse { step: Some(step) })).await.is_err() {
+                            if progress.send(Ok(admin::LoadImageResponse { step: Some(step) })).await.is_err()
+                            {
                                 return;
                             }
                         }
@@ -118,7 +119,7 @@ impl Admin for AdminApi {
             }
             let Some(mut seen) = seen else { return };
             loop {
-                let now = seen.borrow_and_update().clone();
+                let now = *seen.borrow_and_update();
                 let step = admin::PullProgressResponse {
                     bytes_done: now.bytes_done,
                     bytes_total: now.bytes,

@@ -86,7 +86,10 @@ impl ImageService for ImageApi {
 
     type StreamImagesStream = Items<cri::StreamImagesResponse>;
 
-    async fn stream_images(&self, request: Request<cri::StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
+    async fn stream_images(
+        &self,
+        request: Request<cri::StreamImagesRequest>,
+    ) -> Answer<Self::StreamImagesStream> {
         let filter = request.into_inner().filter.and_then(|f| f.image).map(|spec| spec.image);
         let images = self.images.list(filter.as_deref());
         let chunks: Vec<_> = images
@@ -96,7 +99,10 @@ impl ImageService for ImageApi {
         Ok(Response::new(tokio_stream::iter(chunks)))
     }
 
-    async fn image_status(&self, request: Request<cri::ImageStatusRequest>) -> Answer<cri::ImageStatusResponse> {
+    async fn image_status(
+        &self,
+        request: Request<cri::ImageStatusRequest>,
+    ) -> Answer<cri::ImageStatusResponse> {
         let request = request.into_inner();
         let name = named(request.image)?;
         // An absent image is an answer without one, not an error.
@@ -104,7 +110,8 @@ impl ImageService for ImageApi {
         let info = match &found {
             Some(image) if request.verbose => {
                 let config = self.images.config(&image.id).map_err(|error| status::of_image(&error))?;
-                let config = config.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+                let config =
+                    config.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
                 let info = serde_json::json!({ "imageSpec": config });
                 BTreeMap::from([("info".to_owned(), info.to_string())])
             }
@@ -151,13 +158,19 @@ impl ImageService for ImageApi {
         }
     }
 
-    async fn remove_image(&self, request: Request<cri::RemoveImageRequest>) -> Answer<cri::RemoveImageResponse> {
+    async fn remove_image(
+        &self,
+        request: Request<cri::RemoveImageRequest>,
+    ) -> Answer<cri::RemoveImageResponse> {
         let name = named(request.into_inner().image)?;
         self.images.remove(&name).await.map_err(|error| status::of_image(&error))?;
         Ok(Response::new(cri::RemoveImageResponse {}))
     }
 
-    async fn image_fs_info(&self, _request: Request<cri::ImageFsInfoRequest>) -> Answer<cri::ImageFsInfoResponse> {
+    async fn image_fs_info(
+        &self,
+        _request: Request<cri::ImageFsInfoRequest>,
+    ) -> Answer<cri::ImageFsInfoResponse> {
         let info = self.images.fs_info();
         let usage = cri::FilesystemUsage {
             timestamp: SystemClock.now().0,

@@ -79,7 +79,9 @@ pub(crate) fn pod_status(pod: &PodView) -> cri::PodSandboxStatus {
         state: pod_state(pod.state()),
         created_at: pod.plan.created_at.0,
         network: Some(network),
-        linux: Some(cri::LinuxPodSandboxStatus { namespaces: Some(cri::Namespace { options: Some(options) }) }),
+        linux: Some(cri::LinuxPodSandboxStatus {
+            namespaces: Some(cri::Namespace { options: Some(options) }),
+        }),
         labels: spec.labels.clone(),
         annotations: spec.annotations.clone(),
         runtime_handler: spec.runtime_handler.clone(),
@@ -137,7 +139,8 @@ pub(crate) fn container_status(container: &ContainerView, log_trouble: Option<&s
     let ended = container.ended();
     let mut message = container.message().to_owned();
     if let Some(trouble) = log_trouble {
-        message = [message.as_str(), trouble].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("; ");
+        message =
+            [message.as_str(), trouble].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("; ");
     }
     cri::ContainerStatus {
         id: plan.id.to_string(),

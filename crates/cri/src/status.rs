@@ -91,7 +91,10 @@ mod tests {
             (EngineError::NotFound { what: "container", id: why(), source: None }, Code::NotFound),
             (EngineError::AlreadyExists { what: "container", name: why(), id: why() }, Code::AlreadyExists),
             (EngineError::FailedPrecondition { why: why(), source: None }, Code::FailedPrecondition),
-            (EngineError::InvalidArgument { field: "config", why: why(), source: None }, Code::InvalidArgument),
+            (
+                EngineError::InvalidArgument { field: "config", why: why(), source: None },
+                Code::InvalidArgument,
+            ),
             (EngineError::ResourceExhausted { why: why(), source: None }, Code::ResourceExhausted),
             (EngineError::DeadlineExceeded { doing: why(), source: None }, Code::DeadlineExceeded),
             (EngineError::Unavailable, Code::Unavailable),

@@ -3,10 +3,7 @@
 //! Building is apart from running: directories, lock, socket and store come first, then the rooms,
 //! then the engine, which takes up what the store knows; only then is the first call served.
 
-use crate::{
-    host::LinuxHost,
-    listen, logging, notify,
-};
+use crate::{host::LinuxHost, listen, logging, notify};
 use anyhow::Context as _;
 use api::{
     admin::admin_server::AdminServer,
@@ -108,8 +105,14 @@ async fn build(config: &Config) -> anyhow::Result<Built> {
     let network = Arc::new(Network::load(network_options(config)).context("the network cannot be set up")?);
     let pins = Pins::mount(&config.state).context("namespaces cannot be pinned")?;
     let program = Arc::new(shimlink::Program::open(&shim_path()?).context("the shim cannot be opened")?);
-    let host =
-        LinuxHost::new(Arc::clone(&images), Arc::clone(&network), pins.clone(), program, mounts, &config.state);
+    let host = LinuxHost::new(
+        Arc::clone(&images),
+        Arc::clone(&network),
+        pins.clone(),
+        program,
+        mounts,
+        &config.state,
+    );
     let engine = Engine::start(Parts {
         host,
         store,
@@ -126,7 +129,8 @@ async fn build(config: &Config) -> anyhow::Result<Built> {
 
 /// What belongs to pods that are not there any more: a crash may have left it.
 async fn tidy_up(engine: &Engine<LinuxHost>, images: &Images, network: &Network, pins: &Pins) {
-    let living: Vec<_> = engine.pods(&engine::PodFilter::default()).iter().map(|pod| pod.plan.id.clone()).collect();
+    let living: Vec<_> =
+        engine.pods(&engine::PodFilter::default()).iter().map(|pod| pod.plan.id.clone()).collect();
     if let Err(error) = pins.gc(&living) {
         tracing::warn!(%error, "pins of lost pods are left");
     }
@@ -152,8 +156,10 @@ async fn serve_calls(
     let runtime = RuntimeServiceServer::new(Runtime::new(built.engine.clone(), node))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);
-    let images = ImageServiceServer::new(images).max_decoding_message_size(limit).max_encoding_message_size(limit);
-    let incoming = UnixListenerStream::new(UnixListener::from_std(listener).context("the socket cannot be served")?);
+    let images =
+        ImageServiceServer::new(images).max_decoding_message_size(limit).max_encoding_message_size(limit);
+    let incoming =
+        UnixListenerStream::new(UnixListener::from_std(listener).context("the socket cannot be served")?);
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
     let (stopping, stop) = tokio::sync::oneshot::channel::<()>();
@@ -257,7 +263,9 @@ fn random() -> [u8; 32] {
     let mut filled = 0;
     while filled < bytes.len() {
         // Interrupted, or early at boot: it is asked again.
-        if let Ok(more) = sys::rustix::rand::getrandom(&mut bytes[filled..], sys::rustix::rand::GetRandomFlags::empty()) {
+        if let Ok(more) =
+            sys::rustix::rand::getrandom(&mut bytes[filled..], sys::rustix::rand::GetRandomFlags::empty())
+        {
             filled += more;
         }
     }

@@ -35,8 +35,11 @@ impl CrashPoints {
         if let Some(trace) = &self.trace {
             let path = trace.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let line = format!("{point}\n");
-            if let Err(error) =
-                OpenOptions::new().create(true).append(true).open(&*path).and_then(|mut f| f.write_all(line.as_bytes()))
+            if let Err(error) = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&*path)
+                .and_then(|mut f| f.write_all(line.as_bytes()))
             {
                 tracing::error!(%error, "cannot write the trace of crash points");
             }

@@ -5,7 +5,9 @@ use std::{
     fs::{File, OpenOptions},
     io::{Read as _, Seek as _, Write as _},
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+        fs::{
+            DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+        },
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -31,7 +33,8 @@ pub(crate) fn own_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
         Ok(()) => {}
         Err(error) => return Err(error).with_context(|| format!("cannot make {}", path.display())),
     }
-    let found = std::fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    let found =
+        std::fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
     if !found.is_dir() {
         bail!("{} is not a directory", path.display());
     }
@@ -72,7 +75,9 @@ pub(crate) fn lock(state: &Path) -> anyhow::Result<Lock> {
         }
         Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
-    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()))
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(Lock { _file: file })
 }
@@ -83,11 +88,14 @@ pub(crate) fn lock(state: &Path) -> anyhow::Result<Lock> {
 /// Somebody answers there, or the path is something else than a socket.
 pub(crate) fn bind(path: &Path, group: Option<u32>) -> anyhow::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => bail!("{} is there and is not a socket", path.display()),
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!("{} is there and is not a socket", path.display())
+        }
         Ok(_) if UnixStream::connect(path).is_ok() => {
             bail!("another program serves {}: choose another --listen", path.display())
         }
-        Ok(_) => std::fs::remove_file(path).with_context(|| format!("cannot remove the stale {}", path.display()))?,
+        Ok(_) => std::fs::remove_file(path)
+            .with_context(|| format!("cannot remove the stale {}", path.display()))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
     }
@@ -99,8 +107,9 @@ pub(crate) fn bind(path: &Path, group: Option<u32>) -> anyhow::Result<UnixListen
         }
         Ok(()) | Err(_) => {}
     }
-    let listener = UnixListener::bind(&half_done)
-        .with_context(|| format!("cannot listen on {} (a socket's path has at most 107 bytes)", path.display()))?;
+    let listener = UnixListener::bind(&half_done).with_context(|| {
+        format!("cannot listen on {} (a socket's path has at most 107 bytes)", path.display())
+    })?;
     std::fs::set_permissions(&half_done, std::fs::Permissions::from_mode(0o660))
         .with_context(|| format!("cannot set the mode of {}", path.display()))?;
     if let Some(group) = group {

@@ -5,7 +5,10 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 
 /// Starts it. Our crates say what the level asks for; libraries only what is odd.
 pub(crate) fn start(level: LogLevel) {
-    let rooms = ["api", "cgroup", "config", "cri", "engine", "image", "net", "peapod", "seccomp", "shimlink", "spec", "stats", "store", "sys", "types"];
+    let rooms = [
+        "api", "cgroup", "config", "cri", "engine", "image", "net", "peapod", "seccomp", "shimlink", "spec",
+        "stats", "store", "sys", "types",
+    ];
     let mut filter = String::from("warn");
     for room in rooms {
         filter.push_str(&format!(",{room}={}", level.name()));

@@ -6,6 +6,7 @@
 //! The daemon under test is built with the feature `crash-points`: `PEAPOD_CRASH_AT=N` has it kill
 //! itself when it passes its N-th point, `PEAPOD_CRASH_TRACE=FILE` writes the points that it passes.
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is a test module")]
+#![allow(clippy::large_futures, reason = "a story is awaited once")]
 #![allow(clippy::disallowed_methods, reason = "a test looks at paths that it made itself")]
 
 use api::cri;
@@ -21,7 +22,11 @@ struct Mortal {
 
 impl Mortal {
     /// Makes the call; if the daemon died of it, starts a new one and makes it again.
-    async fn insist<T, F: Future<Output = Result<T, Status>>>(&mut self, what: &str, call: impl Fn(Client) -> F) -> T {
+    async fn insist<T, F: Future<Output = Result<T, Status>>>(
+        &mut self,
+        what: &str,
+        call: impl Fn(Client) -> F,
+    ) -> T {
         match call(self.daemon.client()).await {
             Ok(answer) => answer,
             Err(error) => {
@@ -84,7 +89,12 @@ impl Neighbours {
 async fn life(mortal: &mut Mortal) {
     let logs = mortal.daemon.logs("mortal");
     let config = pod("mortal", &mortal.daemon.cgroup(), &logs);
-    let id = mortal.insist("RunPodSandbox", |c| { let config = config.clone(); async move { c.run_pod(&config).await } }).await;
+    let id = mortal
+        .insist("RunPodSandbox", |c| {
+            let config = config.clone();
+            async move { c.run_pod(&config).await }
+        })
+        .await;
     let brief = shell("brief", "seq 1 3000; exit 9");
     let steady = shell("steady", "while :; do sleep 1; done");
     let mut made = Vec::new();
@@ -104,7 +114,11 @@ async fn life(mortal: &mut Mortal) {
                     // It was started before the crash: the kubelet sees it in the list.
                     Err(error) if error.code() == Code::FailedPrecondition => {
                         let state = c.status(&id).await?.state;
-                        if state == i32::from(cri::ContainerState::ContainerCreated) { Err(error) } else { Ok(()) }
+                        if state == i32::from(cri::ContainerState::ContainerCreated) {
+                            Err(error)
+                        } else {
+                            Ok(())
+                        }
                     }
                     other => other,
                 }
@@ -130,12 +144,37 @@ async fn life(mortal: &mut Mortal) {
     assert!(numbers.iter().copied().eq(1..=3000), "the log has {} of 3000 lines", numbers.len());
 
     let stopped = made[1].clone();
-    mortal.insist("StopContainer", |c| { let id = stopped.clone(); async move { c.stop(&id, 0).await } }).await;
-    let status = mortal.insist("ContainerStatus", |c| { let id = stopped.clone(); async move { c.status(&id).await } }).await;
+    mortal
+        .insist("StopContainer", |c| {
+            let id = stopped.clone();
+            async move { c.stop(&id, 0).await }
+        })
+        .await;
+    let status = mortal
+        .insist("ContainerStatus", |c| {
+            let id = stopped.clone();
+            async move { c.status(&id).await }
+        })
+        .await;
     assert_eq!(status.exit_code, 137);
-    mortal.insist("RemoveContainer", |c| { let id = ended.clone(); async move { c.remove(&id).await } }).await;
-    mortal.insist("StopPodSandbox", |c| { let id = id.clone(); async move { c.stop_pod(&id).await } }).await;
-    mortal.insist("RemovePodSandbox", |c| { let id = id.clone(); async move { c.remove_pod(&id).await } }).await;
+    mortal
+        .insist("RemoveContainer", |c| {
+            let id = ended.clone();
+            async move { c.remove(&id).await }
+        })
+        .await;
+    mortal
+        .insist("StopPodSandbox", |c| {
+            let id = id.clone();
+            async move { c.stop_pod(&id).await }
+        })
+        .await;
+    mortal
+        .insist("RemovePodSandbox", |c| {
+            let id = id.clone();
+            async move { c.remove_pod(&id).await }
+        })
+        .await;
     std::fs::remove_dir_all(logs).expect("removed");
 }
 

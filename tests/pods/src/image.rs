@@ -10,8 +10,8 @@ pub const BUSYBOX: &str = "docker.io/library/busybox:test";
 const APPLETS: &[&str] = &[
     "sh", "cat", "cp", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "httpd", "id", "ip",
     "kill", "ln", "ls", "mkdir", "mount", "nc", "nohup", "ping", "ps", "readlink", "rm", "seq", "setsid",
-    "sleep", "sort", "stat", "sync", "tail", "test", "touch", "true", "tty", "umount", "uname", "usleep",
-    "wc", "wget", "yes", "df", "chmod", "trap",
+    "sleep", "sort", "stat", "sync", "tail", "test", "top", "touch", "true", "tty", "umount", "uname",
+    "usleep", "wc", "wget", "yes", "df", "chmod", "trap",
 ];
 
 /// A docker-archive of busybox under [`BUSYBOX`].

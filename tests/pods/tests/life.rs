@@ -1,5 +1,7 @@
 //! A pod's life: containers that share what a pod shares, end as they end, and leave nothing.
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is a test module")]
+#![allow(clippy::disallowed_methods, reason = "a test looks at paths that it made itself")]
+#![allow(clippy::large_futures, reason = "a story is awaited once")]
 
 use api::cri;
 use pods::{Daemon, pod, shell, story, until};

@@ -1,5 +1,7 @@
 //! `kill -9`, of the daemon and of a shim.
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is a test module")]
+#![allow(clippy::disallowed_methods, reason = "a test looks at paths that it made itself")]
+#![allow(clippy::large_futures, reason = "a story is awaited once")]
 
 use api::cri;
 use pods::{Daemon, pod, shell, story, until};

@@ -9,8 +9,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "peapod",
         &[
-            "api", "cgroup", "config", "cri", "engine", "image", "net", "seccomp", "shimlink", "spec", "stats",
-            "store", "stream", "sys", "types",
+            "api", "cgroup", "config", "cri", "engine", "image", "net", "seccomp", "shimlink", "spec",
+            "stats", "store", "stream", "sys", "types",
         ],
     ),
     ("cri", &["api", "engine", "image", "stats", "stream", "types"]),

@@ -51,13 +51,20 @@ fn unsafe_code_lives_in_sys_alone() {
         }
         for (number, line) in text(&path).lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
-            let found = code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl");
+            let found =
+                code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl");
             assert!(!found, "{}:{}: unsafe outside sys", path.display(), number + 1);
         }
     }
-    for manifest in files(&top().join("crates"), "lib.rs").iter().chain(&files(&top().join("crates"), "main.rs")) {
+    for manifest in
+        files(&top().join("crates"), "lib.rs").iter().chain(&files(&top().join("crates"), "main.rs"))
+    {
         if !manifest.components().any(|c| c.as_os_str() == "sys" || c.as_os_str() == "bin") {
-            assert!(text(manifest).contains("forbid(unsafe_code)"), "{} does not forbid unsafe", manifest.display());
+            assert!(
+                text(manifest).contains("forbid(unsafe_code)"),
+                "{} does not forbid unsafe",
+                manifest.display()
+            );
         }
     }
 }
@@ -107,6 +114,9 @@ fn each_dependency_has_its_reason() {
     let dependencies = manifest["workspace"]["dependencies"].as_table().expect("a table");
     for (name, value) in dependencies {
         let ours = value.get("path").is_some();
-        assert!(ours || reasons.contains(&format!("`{name}`")), "docs/dependencies.md gives no reason for {name}");
+        assert!(
+            ours || reasons.contains(&format!("`{name}`")),
+            "docs/dependencies.md gives no reason for {name}"
+        );
     }
 }

@@ -261,7 +261,8 @@ fn each_signal_of_the_cri_has_a_number() {
         let Ok(signal) = cri::Signal::try_from(number) else { continue };
         let mut config = good_container();
         config.stop_signal = number;
-        let taken = container(Some(&config)).expect(signal.as_str_name());
+        let taken =
+            container(Some(&config)).unwrap_or_else(|error| panic!("{}: {error}", signal.as_str_name()));
         assert_eq!(taken.stop_signal.is_none(), number == 0, "{}", signal.as_str_name());
     }
     let mut config = good_container();

@@ -12,7 +12,10 @@ use types::{container::PidMode, pod::NsMode};
 const LONGEST_GRACE: u64 = 365 * 24 * 3600;
 
 impl<H: Host> Runtime<H> {
-    pub(super) async fn create(&self, request: cri::CreateContainerRequest) -> Result<cri::CreateContainerResponse, Status> {
+    pub(super) async fn create(
+        &self,
+        request: cri::CreateContainerRequest,
+    ) -> Result<cri::CreateContainerResponse, Status> {
         let mut spec = parse::container(request.config.as_ref()).map_err(|bad| status::of_request(&bad))?;
         let pod = self.engine.pod(&request.pod_sandbox_id).map_err(|error| status::of_engine(&error))?;
         if !says_namespaces(request.config.as_ref()) {
@@ -31,20 +34,38 @@ impl<H: Host> Runtime<H> {
         Ok(cri::CreateContainerResponse { container_id: id.to_string() })
     }
 
-    pub(super) async fn start(&self, request: &cri::StartContainerRequest) -> Result<cri::StartContainerResponse, Status> {
-        self.engine.start_container(&request.container_id).await.map_err(|error| status::of_engine(&error))?;
+    pub(super) async fn start(
+        &self,
+        request: &cri::StartContainerRequest,
+    ) -> Result<cri::StartContainerResponse, Status> {
+        self.engine
+            .start_container(&request.container_id)
+            .await
+            .map_err(|error| status::of_engine(&error))?;
         Ok(cri::StartContainerResponse {})
     }
 
-    pub(super) async fn stop(&self, request: &cri::StopContainerRequest) -> Result<cri::StopContainerResponse, Status> {
+    pub(super) async fn stop(
+        &self,
+        request: &cri::StopContainerRequest,
+    ) -> Result<cri::StopContainerResponse, Status> {
         // A negative grace is none, as with the peers.
         let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0).min(LONGEST_GRACE));
-        self.engine.stop_container(&request.container_id, grace).await.map_err(|error| status::of_engine(&error))?;
+        self.engine
+            .stop_container(&request.container_id, grace)
+            .await
+            .map_err(|error| status::of_engine(&error))?;
         Ok(cri::StopContainerResponse {})
     }
 
-    pub(super) async fn remove(&self, request: &cri::RemoveContainerRequest) -> Result<cri::RemoveContainerResponse, Status> {
-        self.engine.remove_container(&request.container_id).await.map_err(|error| status::of_engine(&error))?;
+    pub(super) async fn remove(
+        &self,
+        request: &cri::RemoveContainerRequest,
+    ) -> Result<cri::RemoveContainerResponse, Status> {
+        self.engine
+            .remove_container(&request.container_id)
+            .await
+            .map_err(|error| status::of_engine(&error))?;
         Ok(cri::RemoveContainerResponse {})
     }
 
@@ -66,14 +87,17 @@ impl<H: Host> Runtime<H> {
             labels: asked.label_selector,
         };
         let containers = self.engine.containers(&filter);
-        cri::ListContainersResponse { containers: containers.iter().map(|c| render::container_row(c)).collect() }
+        cri::ListContainersResponse {
+            containers: containers.iter().map(|c| render::container_row(c)).collect(),
+        }
     }
 
     pub(super) async fn container_status(
         &self,
         request: &cri::ContainerStatusRequest,
     ) -> Result<cri::ContainerStatusResponse, Status> {
-        let container = self.engine.container(&request.container_id).map_err(|error| status::of_engine(&error))?;
+        let container =
+            self.engine.container(&request.container_id).map_err(|error| status::of_engine(&error))?;
         let trouble = self.engine.log_trouble(&container).await;
         Ok(cri::ContainerStatusResponse {
             status: Some(render::container_status(&container, trouble.as_deref())),

@@ -11,7 +11,10 @@ use tonic::Status;
 const LARGEST_COMMAND: usize = 2 << 20;
 
 impl<H: Host> Runtime<H> {
-    pub(super) async fn exec_sync(&self, request: cri::ExecSyncRequest) -> Result<cri::ExecSyncResponse, Status> {
+    pub(super) async fn exec_sync(
+        &self,
+        request: cri::ExecSyncRequest,
+    ) -> Result<cri::ExecSyncResponse, Status> {
         // The object comes first: an unknown id is NotFound whatever else is wrong.
         self.engine.container(&request.container_id).map_err(|error| status::of_engine(&error))?;
         let refuse = |field: &str, reason: &str| status::of_request(&Bad::field(field, reason));
@@ -34,6 +37,10 @@ impl<H: Host> Runtime<H> {
             .exec_sync(&request.container_id, request.cmd, timeout)
             .await
             .map_err(|error| status::of_engine(&error))?;
-        Ok(cri::ExecSyncResponse { stdout: output.stdout, stderr: output.stderr, exit_code: output.exit_code })
+        Ok(cri::ExecSyncResponse {
+            stdout: output.stdout,
+            stderr: output.stderr,
+            exit_code: output.exit_code,
+        })
     }
 }

@@ -59,7 +59,10 @@ impl<H: Host> RuntimeService for Runtime<H> {
         Ok(Response::new(self.node.status(request.into_inner().verbose).await))
     }
 
-    async fn runtime_config(&self, _request: Request<cri::RuntimeConfigRequest>) -> Answer<cri::RuntimeConfigResponse> {
+    async fn runtime_config(
+        &self,
+        _request: Request<cri::RuntimeConfigRequest>,
+    ) -> Answer<cri::RuntimeConfigResponse> {
         Ok(Response::new(node::runtime_config()))
     }
 
@@ -70,7 +73,10 @@ impl<H: Host> RuntimeService for Runtime<H> {
         node::update_runtime_config(&request.into_inner()).map(Response::new)
     }
 
-    async fn run_pod_sandbox(&self, request: Request<cri::RunPodSandboxRequest>) -> Answer<cri::RunPodSandboxResponse> {
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<cri::RunPodSandboxRequest>,
+    ) -> Answer<cri::RunPodSandboxResponse> {
         self.run_pod(request.into_inner()).await.map(Response::new)
     }
 
@@ -109,11 +115,17 @@ impl<H: Host> RuntimeService for Runtime<H> {
         self.create(request.into_inner()).await.map(Response::new)
     }
 
-    async fn start_container(&self, request: Request<cri::StartContainerRequest>) -> Answer<cri::StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<cri::StartContainerRequest>,
+    ) -> Answer<cri::StartContainerResponse> {
         self.start(&request.into_inner()).await.map(Response::new)
     }
 
-    async fn stop_container(&self, request: Request<cri::StopContainerRequest>) -> Answer<cri::StopContainerResponse> {
+    async fn stop_container(
+        &self,
+        request: Request<cri::StopContainerRequest>,
+    ) -> Answer<cri::StopContainerResponse> {
         self.stop(&request.into_inner()).await.map(Response::new)
     }
 
@@ -124,7 +136,10 @@ impl<H: Host> RuntimeService for Runtime<H> {
         self.remove(&request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_containers(&self, request: Request<cri::ListContainersRequest>) -> Answer<cri::ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<cri::ListContainersRequest>,
+    ) -> Answer<cri::ListContainersResponse> {
         Ok(Response::new(self.list(request.into_inner())))
     }
 
@@ -146,7 +161,10 @@ impl<H: Host> RuntimeService for Runtime<H> {
         self.exec_sync(request.into_inner()).await.map(Response::new)
     }
 
-    async fn container_stats(&self, request: Request<cri::ContainerStatsRequest>) -> Answer<cri::ContainerStatsResponse> {
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Answer<cri::ContainerStatsResponse> {
         self.stats_of_one(&request.into_inner()).await.map(Response::new)
     }
 

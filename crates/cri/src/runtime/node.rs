@@ -1,9 +1,6 @@
 //! The node as a whole: Version, Status, RuntimeConfig.
 
-use crate::{
-    parse::Bad,
-    status,
-};
+use crate::{parse::Bad, status};
 use api::cri;
 use std::{collections::BTreeMap, fmt, pin::Pin};
 use tonic::Status;

@@ -8,14 +8,20 @@ use std::collections::BTreeMap;
 use tonic::Status;
 
 impl<H: Host> Runtime<H> {
-    pub(super) async fn run_pod(&self, request: cri::RunPodSandboxRequest) -> Result<cri::RunPodSandboxResponse, Status> {
+    pub(super) async fn run_pod(
+        &self,
+        request: cri::RunPodSandboxRequest,
+    ) -> Result<cri::RunPodSandboxResponse, Status> {
         let spec = parse::pod(request.config.as_ref(), &request.runtime_handler)
             .map_err(|bad| status::of_request(&bad))?;
         let id = self.engine.run_pod(spec).await.map_err(|error| status::of_engine(&error))?;
         Ok(cri::RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
     }
 
-    pub(super) async fn stop_pod(&self, request: &cri::StopPodSandboxRequest) -> Result<cri::StopPodSandboxResponse, Status> {
+    pub(super) async fn stop_pod(
+        &self,
+        request: &cri::StopPodSandboxRequest,
+    ) -> Result<cri::StopPodSandboxResponse, Status> {
         self.engine.stop_pod(&request.pod_sandbox_id).await.map_err(|error| status::of_engine(&error))?;
         Ok(cri::StopPodSandboxResponse {})
     }
@@ -28,7 +34,10 @@ impl<H: Host> Runtime<H> {
         Ok(cri::RemovePodSandboxResponse {})
     }
 
-    pub(super) fn pod_status(&self, request: &cri::PodSandboxStatusRequest) -> Result<cri::PodSandboxStatusResponse, Status> {
+    pub(super) fn pod_status(
+        &self,
+        request: &cri::PodSandboxStatusRequest,
+    ) -> Result<cri::PodSandboxStatusResponse, Status> {
         let pod = self.engine.pod(&request.pod_sandbox_id).map_err(|error| status::of_engine(&error))?;
         Ok(cri::PodSandboxStatusResponse {
             status: Some(render::pod_status(&pod)),
@@ -48,11 +57,8 @@ impl<H: Host> Runtime<H> {
             // A state that this version does not know is one that no pod is in.
             Some(Err(_)) => return cri::ListPodSandboxResponse::default(),
         };
-        let filter = PodFilter {
-            id: Some(asked.id).filter(|id| !id.is_empty()),
-            state,
-            labels: asked.label_selector,
-        };
+        let filter =
+            PodFilter { id: Some(asked.id).filter(|id| !id.is_empty()), state, labels: asked.label_selector };
         cri::ListPodSandboxResponse {
             items: self.engine.pods(&filter).iter().map(|pod| render::pod_row(pod)).collect(),
         }

@@ -27,7 +27,10 @@ impl<H: Host> Runtime<H> {
     }
 
     /// Only running containers; one whose figures cannot be read is left out, and the others stay.
-    pub(super) async fn stats_of_all(&self, request: cri::ListContainerStatsRequest) -> cri::ListContainerStatsResponse {
+    pub(super) async fn stats_of_all(
+        &self,
+        request: cri::ListContainerStatsRequest,
+    ) -> cri::ListContainerStatsResponse {
         let asked = request.filter.unwrap_or_default();
         let filter = ContainerFilter {
             id: Some(asked.id).filter(|id| !id.is_empty()),
@@ -35,7 +38,9 @@ impl<H: Host> Runtime<H> {
             pod: Some(asked.pod_sandbox_id).filter(|id| !id.is_empty()),
             labels: asked.label_selector,
         };
-        cri::ListContainerStatsResponse { stats: read(&self.node.stats, self.engine.containers(&filter)).await }
+        cri::ListContainerStatsResponse {
+            stats: read(&self.node.stats, self.engine.containers(&filter)).await,
+        }
     }
 }
 
@@ -76,7 +81,10 @@ fn row(container: &ContainerView, stats: &ContainerStats) -> cri::ContainerStats
     cri::ContainerStats {
         attributes: Some(cri::ContainerAttributes {
             id: plan.id.to_string(),
-            metadata: Some(cri::ContainerMetadata { name: plan.spec.name.clone(), attempt: plan.spec.attempt }),
+            metadata: Some(cri::ContainerMetadata {
+                name: plan.spec.name.clone(),
+                attempt: plan.spec.attempt,
+            }),
             labels: plan.spec.labels.clone(),
             annotations: plan.spec.annotations.clone(),
         }),

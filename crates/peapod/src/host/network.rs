@@ -16,11 +16,12 @@ const LARGEST_RESULT: u64 = 1 << 20;
 
 fn network_error(doing: &'static str) -> impl FnOnce(NetworkError) -> HostError {
     move |error| {
-        let fault = match &error {
-            NetworkError::NotReady { .. } => Fault::Precondition,
-            _ if error.is_conflict() => Fault::Precondition,
-            _ if error.is_bad_input() => Fault::Invalid("config.port_mappings"),
-            _ => return failed(doing)(error),
+        let fault = if matches!(error, NetworkError::NotReady { .. }) || error.is_conflict() {
+            Fault::Precondition
+        } else if error.is_bad_input() {
+            Fault::Invalid("config.port_mappings")
+        } else {
+            return failed(doing)(error);
         };
         HostError::because(doing, fault, error)
     }

@@ -38,12 +38,22 @@ fn shim_error(doing: impl Into<String>) -> impl FnOnce(ShimError) -> HostError {
     let doing = doing.into();
     move |error| {
         let fault = match &error {
-            _ if error.is_gone() => Fault::ShimGone,
+            ShimError::Gone { .. } | ShimError::Connect { .. } if error.is_gone() => Fault::ShimGone,
             ShimError::Deadline { .. } => Fault::Deadline,
-            ShimError::Refused { code: Code::InvalidArgument, .. } => Fault::Invalid("config"),
-            ShimError::Refused { code: Code::FailedPrecondition, .. } => Fault::Precondition,
-            ShimError::Refused { code: Code::ResourceExhausted, .. } => Fault::Exhausted,
-            _ => return failed(doing)(error),
+            ShimError::Refused { code, .. } => match code {
+                Code::InvalidArgument => Fault::Invalid("config"),
+                Code::FailedPrecondition => Fault::Precondition,
+                Code::ResourceExhausted => Fault::Exhausted,
+                Code::NotFound
+                | Code::AlreadyExists
+                | Code::Unimplemented
+                | Code::Internal
+                | Code::Other(_) => return failed(doing)(error),
+            },
+            ShimError::Gone { .. }
+            | ShimError::Connect { .. }
+            | ShimError::Protocol { .. }
+            | ShimError::Spawn { .. } => return failed(doing)(error),
         };
         HostError::because(doing, fault, error)
     }

@@ -39,7 +39,8 @@ fn main() -> std::io::Result<()> {
 
 /// One HTTP request; the answer's body.
 fn ask() -> std::io::Result<String> {
-    let mut stream = TcpStream::connect("localhost:8080").or_else(|_| TcpStream::connect("127.0.0.1:8080"))?;
+    let mut stream =
+        TcpStream::connect("localhost:8080").or_else(|_| TcpStream::connect("127.0.0.1:8080"))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(b"GET /log HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
@@ -60,10 +61,8 @@ fn keep(file: &mut File, log: &str, last: usize) -> std::io::Result<usize> {
 }
 
 fn on_sigterm() -> std::io::Result<Receiver<()>> {
-    let mut signals = signal_hook::iterator::Signals::new([
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-    ])?;
+    let mut signals =
+        signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
     let (tell, end) = channel();
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {

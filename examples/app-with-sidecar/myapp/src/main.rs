@@ -80,10 +80,8 @@ fn answer(mut stream: &TcpStream, served: &Mutex<Served>) {
 }
 
 fn end_on_sigterm() -> std::io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-    ])?;
+    let mut signals =
+        signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
             println!("myapp ends");
