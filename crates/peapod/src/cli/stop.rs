@@ -97,7 +97,7 @@ fn chosen<'a>(pods: &'a [Pod], texts: &[String]) -> anyhow::Result<Vec<&'a Pod>>
 }
 
 async fn stop_found(client: &Client, pod: &Pod, timeout: Option<u32>, places: &Places) -> anyhow::Result<()> {
-    places.mark_stopping(&pod.uid);
+    places.mark_stopping(&pod.uid, client.address().path());
     let living = |c: &&api::cri::Container| c.state() != ContainerState::ContainerExited;
     let stopping = |c: &api::cri::Container| Stopping {
         id: c.id.clone(),
@@ -117,7 +117,7 @@ pub(crate) async fn remove(client: &Client, pod: &Pod, places: &Places) -> anyho
     let request = RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
     let removed = client.runtime.clone().remove_pod_sandbox(request).await;
     removed.map_err(|s| told(&s)).with_context(|| format!("cannot remove pod {}", pod.full_name()))?;
-    places.remove(&pod.uid)
+    places.remove(&pod.uid, client.address().path())
 }
 
 /// Stops containers in the kubelet's order: all but the sidecars at once, then the sidecars, the last first.

@@ -91,7 +91,7 @@ pub(crate) async fn bring_up(client: &Client, pod: Pod, places: &Places) -> anyh
         Ok((id, ip)) => Ok(BroughtUp { plan, id, sandbox, images, ip, hold }),
         Err(error) => {
             // What could not be removed is swept by the next `run`.
-            let _ = places.remove(&plan.uid);
+            let _ = places.remove(&plan.uid, owner);
             Err(error.context(format!("cannot bring up pod {}/{}", plan.pod.namespace, plan.pod.name)))
         }
     }

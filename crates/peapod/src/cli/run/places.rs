@@ -159,7 +159,7 @@ impl Places {
         let filled = fill(pod, places, owner);
         if filled.is_err() {
             // The error is told; what stays is swept by the next `run`.
-            let _ = places.home.file_name().and_then(OsStr::to_str).map(|uid| self.remove(uid));
+            let _ = places.home.file_name().and_then(OsStr::to_str).map(|uid| self.remove(uid, owner));
         }
         filled
     }
@@ -170,21 +170,22 @@ impl Places {
     }
 
     /// Tells the `run` that looks after this pod, if one does, to restart nothing.
-    pub(crate) fn mark_stopping(&self, uid: &str) {
-        if is_uid(uid) {
+    pub(crate) fn mark_stopping(&self, uid: &str, owner: &Path) {
+        if is_uid(uid) && !self.is_another_daemons(uid, owner) {
             // A pod that `run` did not make has no directory.
             let _ = File::create(self.run_dir.join(uid).join("stopping"));
         }
     }
 
-    /// Removes what a pod has here; its containers are gone.
-    pub(crate) fn remove(&self, uid: &str) -> anyhow::Result<()> {
-        if !is_uid(uid) {
+    /// Removes what a pod of the daemon at `owner` has here; its containers are gone.
+    pub(crate) fn remove(&self, uid: &str, owner: &Path) -> anyhow::Result<()> {
+        // Two daemons may each have a pod of one uid, where manifests say it.
+        if !is_uid(uid) || self.is_another_daemons(uid, owner) {
             return Ok(());
         }
         let home = self.run_dir.join(uid);
         unmount_beneath(&home)?;
-        sys::tree::remove_path(&home).with_context(|| format!("cannot remove {}", home.display()))?;
+        // The directory goes last: by it the rest is found after a kill.
         for logs in entries(&self.pod_logs_dir)? {
             let of_uid =
                 logs.to_str().and_then(|name| name.rsplit_once('_')).is_some_and(|(_, last)| last == uid);
@@ -193,7 +194,16 @@ impl Places {
                 sys::tree::remove_path(&logs).with_context(|| format!("cannot remove {}", logs.display()))?;
             }
         }
-        Ok(())
+        sys::tree::remove_path(&home).with_context(|| format!("cannot remove {}", home.display()))
+    }
+
+    /// Whether this uid's directory says that its pod is another daemon's. One that does not say was left by a
+    /// `run` that was killed before it asked any daemon for anything.
+    fn is_another_daemons(&self, uid: &str, owner: &Path) -> bool {
+        match fs::read(self.run_dir.join(uid).join("owner")) {
+            Ok(text) => text != owner.as_os_str().as_bytes(),
+            Err(error) => error.kind() != ErrorKind::NotFound,
+        }
     }
 
     /// Removes what pods left that the daemon at `owner` does not know, `known` being the uids of those it
@@ -204,15 +214,7 @@ impl Places {
             if known.contains(uid) || self.is_held(uid) {
                 continue;
             }
-            let theirs = match fs::read(self.run_dir.join(uid).join("owner")) {
-                Ok(text) => text != owner.as_os_str().as_bytes(),
-                // It was killed before it asked any daemon for anything.
-                Err(error) if error.kind() == ErrorKind::NotFound => false,
-                Err(_) => true,
-            };
-            if !theirs {
-                self.remove(uid)?;
-            }
+            self.remove(uid, owner)?;
         }
         Ok(())
     }
@@ -409,7 +411,7 @@ mod tests {
         assert_eq!(places.termination_message("c", 0), "");
         fs::OpenOptions::new().write(true).open(places.termination("c", 0)).expect("there");
         drop(hold);
-        scratch.places.remove("u1").expect("removed");
+        scratch.places.remove("u1", Path::new(OWNER)).expect("removed");
         assert_eq!(fs::metadata(&places.home).expect_err("gone").kind(), ErrorKind::NotFound);
         assert_eq!(fs::metadata(&places.logs).expect_err("gone").kind(), ErrorKind::NotFound);
         scratch.places.tidy(scratch.places.claim().expect("claim"));
@@ -442,9 +444,14 @@ mod tests {
         let error = scratch.places.make(&claim, &pod(), &places, Path::new(OWNER)).expect_err("taken");
         assert!(error.to_string().contains("another pod has this metadata.uid"), "{error}");
         for uid in ["../u1", "", ".", "u1/volumes"] {
-            scratch.places.remove(uid).expect("nothing is done");
+            scratch.places.remove(uid, Path::new(OWNER)).expect("nothing is done");
         }
-        assert!(fs::metadata(&places.home).is_ok());
+        // Another daemon's pod of the same uid.
+        scratch.places.remove("u1", Path::new("/run/b.sock")).expect("nothing is done");
+        scratch.places.mark_stopping("u1", Path::new("/run/b.sock"));
+        assert!(fs::metadata(&places.home).is_ok() && !places.is_stopping());
+        scratch.places.mark_stopping("u1", Path::new(OWNER));
+        assert!(places.is_stopping());
     }
 
     #[test]

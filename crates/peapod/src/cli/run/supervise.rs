@@ -138,7 +138,7 @@ impl Supervisor {
         stop_sandbox(&self.client, &self.pod_id).await?;
         let request = RemovePodSandboxRequest { pod_sandbox_id: self.pod_id.clone() };
         self.client.runtime.remove_pod_sandbox(request).await.map_err(|s| told(&s))?;
-        places.remove(&self.plan.uid)
+        places.remove(&self.plan.uid, self.client.address().path())
     }
 
     fn now(&self) -> Duration {
