@@ -38,7 +38,7 @@ check: ## formatting, lints, licences, documentation, walls between crates (no r
 audit: ## security advisories of the dependencies (needs the advisory database)
 	deploy/cargo-deny check advisories
 
-test: needs build ## everything that needs root, Rust and apt only
+test: needs ## everything that needs root, Rust and apt only
 	@deploy/needs test
 	deploy/test
 

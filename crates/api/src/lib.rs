@@ -5,6 +5,8 @@
 //! Maps are `BTreeMap`, `bytes` are `Vec<u8>`; enum fields are `i32`, because a peer may send a
 //! number that this version does not know: reading one is `cri::NamespaceMode::try_from(n)`.
 
+#![forbid(unsafe_code)]
+
 /// The Kubernetes Container Runtime Interface, `runtime.v1`, as of Kubernetes 1.37.
 ///
 /// `runtime_service_server`, `image_service_server` and their `_client` twins hold the services.

@@ -7,6 +7,7 @@
 //!
 //! Limits are the OCI `linux.resources`. A field that this generation of cgroups cannot do is
 //! refused by name, unless its value asks for nothing.
+#![forbid(unsafe_code)]
 
 mod devices;
 mod error;

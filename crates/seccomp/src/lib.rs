@@ -18,6 +18,7 @@
 //!
 //! Otherwise than libseccomp, a rule for `socket` or `shmget` does not reach into the multiplexed
 //! socketcall(2) and ipc(2) of i386: these are calls like others, by their own names.
+#![forbid(unsafe_code)]
 
 mod arch;
 mod cache;

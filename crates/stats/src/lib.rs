@@ -2,6 +2,7 @@
 //!
 //! What cannot be read is absent, never zero: a zero would be taken for a measurement. Everything here
 //! blocks (it reads files), so an asynchronous caller asks from a thread for blocking work.
+#![forbid(unsafe_code)]
 
 mod container;
 mod disk;

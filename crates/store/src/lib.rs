@@ -24,6 +24,7 @@
 //! Quick-repair writes the allocator's state with each commit and syncs twice. Each RunPodSandbox
 //! waits for two commits; a crash is rare, and even 10 000 records keep the start well within its
 //! bound of 2 s. So it is off.
+#![forbid(unsafe_code)]
 
 mod reader;
 mod writer;

@@ -3,6 +3,7 @@
 //! Everything here is plain data: no IO, no clock but the [`Clock`] trait, no policy. Requests are
 //! what the CRI asks for after `cri::parse` has checked it; they are stored inside plans, so a
 //! field is only ever added with `#[serde(default)]`.
+#![forbid(unsafe_code)]
 
 mod clock;
 pub mod container;
