@@ -198,6 +198,7 @@ impl Images {
             let tag = image.tag.as_ref().map(ToString::to_string);
             let digest = image.tag.as_ref().zip(image.digest).map(|(name, digest)| name.with_digest(&digest));
             let Found { id, config, config_bytes, .. } = image;
+            shared.inherit(&config.diff_ids).await?;
             match loaded.iter_mut().find(|known| known.id == id) {
                 Some(known) => known.names.extend(tag.clone()),
                 None => loaded.push(Loaded { id: id.clone(), names: tag.iter().cloned().collect() }),

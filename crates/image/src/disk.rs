@@ -14,8 +14,8 @@ use std::{
 };
 use sys::rustix::{
     fd::OwnedFd,
-    fs::{self, AtFlags, Dir, FileType, Mode, OFlags},
-    io::Errno,
+    fs::{self, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags},
+    io::{Errno, retry_on_intr},
 };
 use tokio::sync::watch;
 
@@ -109,6 +109,23 @@ impl LayersDir {
         let fd = fs::openat(&self.fd, &name, flags, Mode::empty())
             .map_err(ImageError::disk("open a layer's directory"))?;
         Ok((new, fd))
+    }
+
+    /// Removes in the background what [`LayersDir::garbage`] found, when whoever is still at work there
+    /// (the child of a daemon that was killed) has ended.
+    pub(crate) fn sweep(self: &Arc<Self>, garbage: Vec<OsString>) {
+        let (layers, names) = (Arc::clone(self), garbage.clone());
+        self.remove(garbage, move || {
+            for name in names {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                // What is no directory has nobody in it.
+                let Ok(dir) = fs::openat(&layers.fd, &name, flags, Mode::empty()) else { continue };
+                let locked = retry_on_intr(|| fs::flock(&dir, FlockOperation::LockExclusive));
+                if let Err(error) = locked {
+                    tracing::warn!(layer = ?name, %error, "cannot wait for a half-done layer's child");
+                }
+            }
+        });
     }
 
     /// Removes directories in the background, after `before` has run.

@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     pub(crate) pull_flights: Flights<PullKey, PullOutcome, watch::Receiver<Progress>>,
     state: Mutex<State>,
     /// Held from deciding on a change of images until it is in memory.
-    writing: tokio::sync::Mutex<()>,
+    pub(crate) writing: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Images {
@@ -162,7 +162,7 @@ impl Images {
         }
         let recorded: HashSet<u64> = state.layers().map(|layer| layer.number).collect();
         let garbage = layers.garbage(&recorded)?;
-        layers.remove(garbage, || ());
+        layers.sweep(garbage);
         Ok(Images(Arc::new(Shared {
             store,
             setup,
@@ -349,7 +349,7 @@ impl Shared {
 
     /// Runs a change on a task of its own: a caller that leaves half-way must not leave memory and disk
     /// apart.
-    async fn to_its_end(
+    pub(crate) async fn to_its_end(
         what: &'static str,
         work: impl Future<Output = Result<(), ImageError>> + Send + 'static,
     ) -> Result<(), ImageError> {

@@ -113,6 +113,7 @@ pub(crate) async fn ensure(shared: Arc<Shared>, wanted: Wanted) -> Result<(), Im
         disk: facts.disk,
         inodes: facts.inodes,
         opaque_root: facts.opaque_root,
+        implied: facts.implied,
     };
     let diff_id = wanted.diff_id.clone();
     // On a task of its own: a caller that leaves now must not leave a record without its memory.

@@ -21,6 +21,7 @@ mod error;
 mod flight;
 mod image_config;
 mod images;
+mod inherit;
 mod layer;
 mod manifest;
 mod pull;

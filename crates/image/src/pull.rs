@@ -108,8 +108,11 @@ async fn pull(
         (size, source(blob))
     }));
     fetch_layers(shared, layers.collect(), &progress).await?;
+    shared.inherit(&config.diff_ids).await?;
     let tag = image.digest().is_none().then(|| image.to_string());
     let digest = Some(image.with_digest(&top.digest));
+    // The buffers of the transfer are not needed again soon.
+    sys::heap::trim();
     shared.add_image(NewImage { id: id.clone(), config, config_bytes: bytes, tag, digest }).await?;
     Ok(id)
 }

@@ -31,6 +31,10 @@ pub(crate) struct LayerRecord {
     pub(crate) inodes: u64,
     /// It hides all layers beneath it.
     pub(crate) opaque_root: bool,
+    /// Directories that its archive did not list, base64: they take over owner and mode from the layers
+    /// beneath in the first image that has this layer, and then this list is empty.
+    #[serde(default)]
+    pub(crate) implied: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -130,7 +134,14 @@ mod tests {
         assert_eq!((image.size, image.config.diff_ids.len(), image.tags.len()), (5, 1, 1));
         let layer = br#"{"version":"1","number":7,"bytes":1,"disk":4096,"inodes":2,"opaque_root":true}"#;
         let layer: LayerRecord = decode(Table::LAYERS, "k", layer).expect("golden");
-        let wanted = LayerRecord { number: 7, bytes: 1, disk: 4096, inodes: 2, opaque_root: true };
+        let wanted = LayerRecord {
+            number: 7,
+            bytes: 1,
+            disk: 4096,
+            inodes: 2,
+            opaque_root: true,
+            implied: Vec::new(),
+        };
         assert_eq!(layer, wanted);
         assert_eq!(decode::<LayerRecord>(Table::LAYERS, "k", &encode(&layer)).expect("again"), layer);
     }

@@ -41,7 +41,7 @@ pub enum StackError {
 }
 
 /// A directory as overlayfs would show it: the same name in several layers, topmost first.
-type Merged = Rc<Vec<OwnedFd>>;
+pub(crate) type Merged = Rc<Vec<OwnedFd>>;
 
 /// The layers of one image.
 #[derive(Debug)]
@@ -72,6 +72,14 @@ impl Stacked {
             Ok(Found::File(file)) => Ok(Some(file)),
             Ok(Found::Directory(_) | Found::Link(_) | Found::Other) => Err(StackError::NotAFile { path }),
             Err(source) => Err(StackError::LookUp { path, source }),
+        }
+    }
+
+    /// The topmost directory of that name; `None` when it is none, or nothing.
+    pub(crate) fn directory(&self, path: &[u8]) -> Result<Option<Merged>, Errno> {
+        match self.walk(path)? {
+            Found::Directory(merged) => Ok(Some(merged)),
+            Found::Nothing | Found::Link(_) | Found::File(_) | Found::Other => Ok(None),
         }
     }
 

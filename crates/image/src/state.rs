@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn layer(number: u64) -> LayerRecord {
-        LayerRecord { number, bytes: 1, disk: 1, inodes: 1, opaque_root: false }
+        LayerRecord { number, bytes: 1, disk: 1, inodes: 1, opaque_root: false, implied: Vec::new() }
     }
 
     #[test]

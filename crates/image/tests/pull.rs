@@ -263,6 +263,47 @@ async fn opaque_directories_carry_their_mark_and_an_opaque_root_cuts_the_stack()
 }
 
 #[tokio::test]
+async fn directories_that_a_layer_does_not_list_keep_what_they_are_beneath() {
+    use std::os::unix::fs::MetadataExt as _;
+    let place = Place::new();
+    let server = Server::start().await;
+    let layers = [
+        Tar::new()
+            .mode(b'5', "tmp", 0o1777)
+            .owned(b'5', "home", 0o750, 1000, 2000)
+            .dir("home/d")
+            .symlink("l", "home")
+            .end(),
+        Tar::new()
+            .file("tmp/x", "")
+            .file("home/d/x", "")
+            .file("new/x", "")
+            .file("l/x", "")
+            .mode(b'5', "home/d", 0o711)
+            .end(),
+        Tar::new().file("home/y", "").file("tmp/.wh.x", "").end(),
+    ];
+    let image = Image::new(&layers, gzip);
+    server.put("a", "1", &image);
+    let images = place.open().await;
+    pulled(&images, &reference(&server, "a:1")).await;
+    let stack = images.resolve(image.id.as_str()).expect("resolved").layers;
+    let found = |layer: usize, name: &str| {
+        let stat = stack[layer].join(name).symlink_metadata().expect(name);
+        (stat.mode() & 0o7777, stat.uid(), stat.gid())
+    };
+    for layer in [1, 2] {
+        assert_eq!(found(layer, "tmp"), (0o1777, 0, 0));
+        assert_eq!(found(layer, "home"), (0o750, 1000, 2000));
+    }
+    assert_eq!(found(1, "home/d"), (0o711, 0, 0), "it is listed");
+    assert_eq!(found(1, "new"), (0o755, 0, 0));
+    drop(images);
+    let images = place.open().await;
+    assert_eq!(images.list(None).len(), 1);
+}
+
+#[tokio::test]
 async fn progress_and_the_images_user_are_told() {
     let place = Place::new();
     let server = Server::start().await;
@@ -391,6 +432,36 @@ async fn a_pull_that_everybody_left_ends_and_takes_its_partial_layer_with_it() {
     images.settled().await;
     assert_eq!(unpacking(&place.root().join("layers")), (Vec::new(), Vec::new()));
     assert_eq!(images.list(None), []);
+}
+
+#[tokio::test]
+async fn a_sweep_waits_for_the_child_of_a_daemon_that_was_killed() {
+    use sys::rustix::fs::{FlockOperation, flock};
+    let place = Place::new();
+    let layer = place.root().join("layers/7");
+    std::fs::create_dir_all(&layer).expect("mkdir");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_peapod-unpack"))
+        .current_dir(&layer)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("a child");
+    let dir = std::fs::File::open(&layer).expect("open");
+    // Locked by the child: it is at work.
+    until(|| {
+        let free = flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if free {
+            flock(&dir, FlockOperation::Unlock).expect("unlock");
+        }
+        !free
+    })
+    .await;
+    let images = place.open().await;
+    assert_eq!(place.layers().len(), 1, "swept while the child was at work");
+    drop(child.stdin.take());
+    images.settled().await;
+    assert!(place.layers().is_empty());
+    child.wait().expect("reaped");
 }
 
 #[tokio::test]

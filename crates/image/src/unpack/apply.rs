@@ -38,6 +38,8 @@ const MAX_ENTRIES: u64 = 10_000_000;
 const MAX_OPAQUE: usize = 200_000;
 /// Directories whose time is set at the end.
 const MAX_DIRECTORIES: usize = 2_000_000;
+/// Bytes of implied directories' names in the report. Those beyond keep mode 0755 and root as owner.
+const MAX_IMPLIED: usize = 8 << 20;
 const DISK_BLOCK: u64 = 4096;
 
 /// Why a layer was not applied.
@@ -65,6 +67,8 @@ pub(super) struct Applier {
     parent: Option<(Vec<u8>, OwnedFd)>,
     times: HashMap<Vec<u8>, (i64, u32)>,
     opaque: BTreeSet<Vec<u8>>,
+    /// Parents that are no members themselves (yet).
+    implied: BTreeSet<Vec<u8>>,
     /// A directory has a default ACL, so that modes are not taken over as given.
     acls: bool,
     facts: Unpacked,
@@ -125,6 +129,7 @@ impl Applier {
             parent: None,
             times: HashMap::new(),
             opaque: BTreeSet::new(),
+            implied: BTreeSet::new(),
             acls: false,
             facts: Unpacked::default(),
         }
@@ -155,6 +160,14 @@ impl Applier {
         for path in &self.opaque {
             if self.root.resolve(os(path), OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW).is_ok() {
                 self.facts.opaque.push(path_to_text(path));
+            }
+        }
+        let mut left = MAX_IMPLIED;
+        for path in &self.implied {
+            let text = path_to_text(path);
+            left = left.saturating_sub(text.len());
+            if left > 0 && self.root.resolve_plain(os(path), OFlags::PATH | OFlags::DIRECTORY).is_ok() {
+                self.facts.implied.push(text);
             }
         }
         Ok(self.facts)
@@ -205,6 +218,7 @@ impl Applier {
         self.attributes(&dir, entry)?;
         self.acls |= entry.xattrs.iter().any(|(name, _)| name == b"system.posix_acl_default");
         self.times.insert(place.path.clone(), entry.mtime);
+        self.implied.remove(&place.path);
         if self.times.len() > MAX_DIRECTORIES { Err(Why::TooMany("2 million directories")) } else { Ok(()) }
     }
 
@@ -381,6 +395,7 @@ impl Applier {
                 Ok(dir) => dir,
                 Err(Errno::NOENT) => {
                     self.count(DISK_BLOCK);
+                    self.implied.insert(upto.to_vec());
                     self.root.make_dir(Path::new(os(upto)), Mode::from_raw_mode(0o755))?
                 }
                 Err(Errno::NOTDIR) => self.uncover(&above, upto)?,

@@ -13,7 +13,9 @@ use sys::{
     pidfd,
     root::RootFd,
     rustix::{
-        io::Errno,
+        fd::AsRawFd as _,
+        fs::{self, FlockOperation, Mode, OFlags},
+        io::{Errno, retry_on_intr},
         process::{Signal, set_parent_process_death_signal},
         stdio,
         thread::UnshareFlags,
@@ -26,10 +28,21 @@ use sys::{
 /// lasts as long as that.
 #[must_use]
 pub fn child_main() -> ExitCode {
+    // Held until both processes are gone: a daemon that starts anew waits for it before it sweeps the
+    // directory of a layer that its predecessor left half-done.
+    let lock = fs::open(".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|dir| retry_on_intr(|| fs::flock(&dir, FlockOperation::LockExclusive)).map(|()| dir));
+    let lock = match lock {
+        Ok(lock) => lock,
+        Err(error) => {
+            tell(&Report::Failed(format!("cannot lock the layer's directory: {error}")));
+            return ExitCode::FAILURE;
+        }
+    };
     let wanted = Clone {
         flags: UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWPID,
         cgroup: None,
-        keep: &[],
+        keep: &[lock.as_raw_fd()],
     };
     match clone::clone(&wanted, inner).and_then(|child| pidfd::wait(&child.pidfd)) {
         Ok(exit) => ExitCode::from(u8::try_from(exit.code()).unwrap_or(1)),

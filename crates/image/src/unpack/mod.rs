@@ -21,3 +21,4 @@ pub use child::child_main;
 use inflate::inflate;
 pub use parent::Unpacker;
 pub(crate) use parent::{UnpackError, Unpacking};
+pub(crate) use report::text_to_path;

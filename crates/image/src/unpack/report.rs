@@ -33,6 +33,8 @@ pub(crate) struct Unpacked {
     pub(crate) opaque_root: bool,
     /// Directories that hide those of lower layers: paths beneath the target, base64.
     pub(crate) opaque: Vec<String>,
+    /// Directories that were made without being a member, as the parents of members: paths, base64.
+    pub(crate) implied: Vec<String>,
     /// Members and attributes left out: overlayfs' own metadata, attributes of unknown namespaces.
     pub(crate) dropped: u64,
 }
