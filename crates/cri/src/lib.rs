@@ -1,6 +1,6 @@
 //! The CRI services: requests to domain, answers, gRPC codes.
 //!
-//! Only this crate (and `api`) knows protobuf, and only [`status`] makes a gRPC status.
+//! Only this crate (and `api`) knows protobuf, and only `status.rs` makes a gRPC status.
 #![forbid(unsafe_code)]
 
 mod admin;

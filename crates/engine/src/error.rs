@@ -125,7 +125,9 @@ impl EngineError {
     pub(crate) fn host(doing: &str, error: HostError) -> Self {
         let fault = error.fault;
         let doing = doing.to_owned();
-        let source: Option<Cause> = Some(Arc::new(error));
+        // What the host says in the same words is not said twice.
+        let source: Option<Cause> =
+            if error.doing == doing { error.source.map(Arc::from) } else { Some(Arc::new(error)) };
         match fault {
             // Only an image can be missing, and who asked for it by name says so with its name.
             Fault::NotFound => EngineError::FailedPrecondition { why: doing, source },

@@ -1,7 +1,7 @@
 //! OCI runtime specification in, confined process out.
 //!
-//! [`create`] parses the specification into a plan, makes the cgroup, clones a child into new namespaces and
-//! waits until it has confined itself; [`Created::start`] lets it execute its program. [`exec`] puts a further
+//! [`create()`] parses the specification into a plan, makes the cgroup, clones a child into new namespaces and
+//! waits until it has confined itself; [`Created::start`] lets it execute its program. [`exec()`] puts a further
 //! process into a container, [`delete`] ends and removes what is left. [`front`] is the same behind the command
 //! line of runc.
 //!

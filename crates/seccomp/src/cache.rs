@@ -30,7 +30,7 @@ const MAX_PROGRAM: usize = 4096 * 8;
 /// exist and be writable by root alone; if it cannot be written to, the program is given all the same.
 ///
 /// # Errors
-/// Those of [`compile`], and [`SeccompError::Cache`] if `dir` cannot be opened.
+/// Those of [`crate::compile()`], and [`SeccompError::Cache`] if `dir` cannot be opened.
 pub fn cached(dir: &Path, profile: &LinuxSeccomp) -> Result<Program, SeccompError> {
     let name = name(profile)?;
     let cannot = |source: Errno| SeccompError::Cache { path: dir.to_owned(), source: source.into() };

@@ -1,7 +1,7 @@
 //! seccomp profiles: JSON to BPF, cached.
 //!
 //! A profile is the OCI `linux.seccomp` (runtime-spec config-linux.md), which has the form of the
-//! profile files that Kubernetes calls `Localhost`. [`compile`] makes the classic BPF program of it that
+//! profile files that Kubernetes calls `Localhost`. [`compile()`] makes the classic BPF program of it that
 //! seccomp(2) loads; [`cached`] keeps programs on disk; [`default_profile`] is `RuntimeDefault`.
 //!
 //! Read as the other runtimes read it:

@@ -29,7 +29,7 @@ pub(crate) struct Serve {
     /// CNI plugins that are not built in
     #[arg(long, value_name = "DIR")]
     pub(crate) cni_bin_dir: Option<PathBuf>,
-    /// Registries: a tree of <host>/hosts.toml
+    /// Registries: a tree of `<host>/hosts.toml`
     #[arg(long, value_name = "DIR")]
     pub(crate) registry_dir: Option<PathBuf>,
     /// What pods get while there is no CNI configuration: `bridge` (of this daemon's own) or `none`
