@@ -155,10 +155,13 @@ impl Shims {
         let shim = self.of(pod).await.map_err(shim_error(DOING))?;
         // Before it runs: nothing that it does may seem to have happened earlier than its start.
         let at = SystemClock.now();
-        shim.start(plan.id.as_str()).await.map_err(|error| match error {
+        shim.start(plan.id.as_str()).await.map_err(|error| {
             // The program cannot be executed: no field of this request is wrong.
-            ShimError::Refused { code: Code::InvalidArgument, .. } => failed(DOING)(error),
-            other => shim_error(DOING)(other),
+            if matches!(error, ShimError::Refused { code: Code::InvalidArgument, .. }) {
+                failed(DOING)(error)
+            } else {
+                shim_error(DOING)(error)
+            }
         })?;
         Ok(Started { at })
     }
