@@ -32,6 +32,7 @@ async fn measure(root: PathBuf, name: &str, times: u32) {
         hosts_dir: None,
         unpacker: Unpacker::this_program(),
         patience: Patience::default(),
+        points: image::Points::default(),
     };
     let images = Images::open(store, setup).await.expect("images");
     let name = ImageRef::parse(name).expect("a reference");

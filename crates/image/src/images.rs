@@ -6,6 +6,7 @@ use crate::{
     flight::Flights,
     image_config::ImageConfig,
     layer::Progress,
+    points::Points,
     pull::PullKey,
     record::{self, ImageRecord},
     registry::Patience,
@@ -37,6 +38,8 @@ pub struct Setup {
     pub unpacker: Unpacker,
     /// Bounds of what registries can make us do.
     pub patience: Patience,
+    /// For tests of crashes; else the default, which tells nobody.
+    pub points: Points,
 }
 
 /// The images of this host. Clones are the same.
@@ -371,6 +374,7 @@ impl Shared {
             (self.store.commit(changes), names)
         };
         committed.await?;
+        self.setup.points.passed("image.removed");
         self.layers.remove(garbage, || ());
         Ok(())
     }
@@ -383,6 +387,7 @@ impl Shared {
             let (changes, records) = shared.merged(&new);
             if !changes.is_empty() {
                 shared.store.commit(changes).await?;
+                shared.setup.points.passed("image.recorded");
             }
             let mut state = shared.state();
             for (id, record) in records {

@@ -119,7 +119,9 @@ pub(crate) async fn ensure(shared: Arc<Shared>, wanted: Wanted) -> Result<(), Im
     // On a task of its own: a caller that leaves now must not leave a record without its memory.
     let recorder = Arc::clone(&shared);
     let recording = tokio::spawn(async move {
+        recorder.setup.points.passed("layer.unpacked");
         recorder.store.commit(vec![record::put_layer(&diff_id, &record)]).await?;
+        recorder.setup.points.passed("layer.recorded");
         recorder.state().put_layer(diff_id, record);
         dir.keep();
         Ok(())

@@ -24,6 +24,7 @@ mod images;
 mod inherit;
 mod layer;
 mod manifest;
+mod points;
 mod pull;
 mod record;
 mod registry;
@@ -40,6 +41,7 @@ pub use error::{ErrorKind, ImageError};
 pub use images::{FsInfo, Image, ImageUser, Images, Resolved, Setup};
 pub use layer::Progress;
 pub use manifest::ManifestError;
+pub use points::Points;
 pub use pull::Pulling;
 pub use registry::{
     BadCredentials, Credentials, HostsError, MIN_PROGRESS, Patience, PullAuth, RegistryError,

@@ -89,6 +89,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
 /// The rooms, from the ground up.
 async fn build(config: &Config) -> anyhow::Result<Built> {
+    let crash = Crash::from_env();
     for name in ["pods", "seccomp"] {
         listen::own_dir(&config.state.join(name), 0o700)?;
     }
@@ -100,6 +101,7 @@ async fn build(config: &Config) -> anyhow::Result<Built> {
         hosts_dir: Some(config.registry.dir.clone()),
         unpacker: image::Unpacker::this_program(),
         patience: image::Patience { progress: config.registry.progress_timeout(), ..Default::default() },
+        points: crash.points(),
     };
     let images = Arc::new(Images::open(store.clone(), setup).await.context("the images cannot be read")?);
     let network = Arc::new(Network::load(network_options(config)).context("the network cannot be set up")?);
@@ -119,7 +121,7 @@ async fn build(config: &Config) -> anyhow::Result<Built> {
         config: config.clone(),
         clock: Arc::new(SystemClock),
         random: Arc::new(random),
-        probe: probe(),
+        probe: crash.probe(),
     })
     .await
     .context("the records cannot be taken up")?;
@@ -272,18 +274,47 @@ fn random() -> [u8; 32] {
     bytes
 }
 
+/// Where a daemon under test ends itself; nowhere in any other.
 #[cfg(feature = "crash-points")]
-fn probe() -> Probe {
-    let points = crate::crash::CrashPoints::from_env();
-    Probe::new(move |point| {
-        points.passed(point);
-        engine::Go::On
-    })
+struct Crash(Arc<crate::crash::CrashPoints>);
+
+#[cfg(feature = "crash-points")]
+impl Crash {
+    fn from_env() -> Crash {
+        Crash(Arc::new(crate::crash::CrashPoints::from_env()))
+    }
+
+    fn probe(&self) -> Probe {
+        let points = Arc::clone(&self.0);
+        Probe::new(move |point| {
+            points.passed(point);
+            engine::Go::On
+        })
+    }
+
+    fn points(&self) -> image::Points {
+        let points = Arc::clone(&self.0);
+        image::Points::new(move |point| points.passed(point))
+    }
 }
 
+/// Where a daemon under test ends itself; nowhere in any other.
 #[cfg(not(feature = "crash-points"))]
-fn probe() -> Probe {
-    Probe::none()
+struct Crash;
+
+#[cfg(not(feature = "crash-points"))]
+impl Crash {
+    fn from_env() -> Crash {
+        Crash
+    }
+
+    fn probe(&self) -> Probe {
+        Probe::none()
+    }
+
+    fn points(&self) -> image::Points {
+        image::Points::default()
+    }
 }
 
 fn node(config: &Config, built: &Built) -> Node {

@@ -256,6 +256,56 @@ fn a_crash_after_any_write_or_step_loses_nothing_and_leaves_nothing() {
 }
 
 #[test]
+fn a_crash_in_a_pull_or_a_removal_leaves_a_whole_image_or_none() {
+    story(async {
+        let trace = std::env::temp_dir().join(format!("peapod-pull-points-{}", std::process::id()));
+        let mut daemon = Daemon::prepare("pull");
+        pods::registry::serve(&daemon);
+        daemon.env = vec![("PEAPOD_CRASH_TRACE".to_owned(), trace.display().to_string())];
+        daemon.up().await;
+        let mut mortal = Mortal { daemon, deaths: 0 };
+        pull_and_remove(&mut mortal).await;
+        mortal.daemon.kill();
+        let points = std::fs::read_to_string(&trace).expect("built with the feature crash-points");
+        let points: Vec<&str> = points.lines().collect();
+        for name in ["layer.unpacked", "layer.recorded", "image.recorded", "image.removed"] {
+            assert!(points.contains(&name), "{name} is not among {points:?}");
+        }
+        for (number, name) in points.iter().enumerate() {
+            println!("crash {} of {} after {name}", number + 1, points.len());
+            mortal.daemon.env = vec![("PEAPOD_CRASH_AT".to_owned(), (number + 1).to_string())];
+            mortal.daemon.up().await;
+            mortal.deaths = 0;
+            pull_and_remove(&mut mortal).await;
+            assert_eq!(mortal.deaths, 1, "the daemon did not die at {name}");
+            mortal.daemon.kill();
+        }
+        std::fs::remove_file(trace).expect("removed");
+        mortal.daemon.env.clear();
+        mortal.daemon.up().await;
+        mortal.daemon.end().await;
+    });
+}
+
+/// Pulls an image, runs a container of it, removes it; afterwards no layer is left.
+async fn pull_and_remove(mortal: &mut Mortal) {
+    let id = mortal.insist("PullImage", |c| async move { c.pull(pods::registry::PULLED).await }).await;
+    assert_eq!(mortal.daemon.client().image_ids().await.expect("a list"), vec![id]);
+    let binary = mortal.daemon.dir().join("r/layers");
+    let layers = || std::fs::read_dir(&binary).map_or(0, Iterator::count);
+    assert!(layers() >= 1, "no layer is there");
+    let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
+    let unpacked = std::fs::read_dir(&binary)
+        .expect("layers")
+        .filter_map(|entry| std::fs::read(entry.expect("an entry").path().join("bin/busybox")).ok())
+        .any(|bytes| bytes == busybox);
+    assert!(unpacked, "the layer is not whole");
+    mortal.insist("RemoveImage", |c| async move { c.remove_image(pods::registry::PULLED).await }).await;
+    assert_eq!(mortal.daemon.client().image_ids().await.expect("a list"), Vec::<String>::new());
+    until("the layers to go", || async { (layers() == 0).then_some(()) }).await;
+}
+
+#[test]
 fn ten_megabytes_a_second_of_log_have_no_gap_while_the_daemon_is_killed() {
     story(async {
         let mut daemon = Daemon::start("flood").await;

@@ -124,6 +124,35 @@ impl Client {
         Ok(loaded)
     }
 
+    /// PullImage; the image's id.
+    ///
+    /// # Errors
+    /// The daemon's answer.
+    pub async fn pull(&self, image: &str) -> Answer<String> {
+        let image = cri::ImageSpec { image: image.to_owned(), ..Default::default() };
+        let request = cri::PullImageRequest { image: Some(image), ..Default::default() };
+        Ok(self.images().pull_image(request).await?.into_inner().image_ref)
+    }
+
+    /// RemoveImage.
+    ///
+    /// # Errors
+    /// The daemon's answer.
+    pub async fn remove_image(&self, image: &str) -> Answer<()> {
+        let image = cri::ImageSpec { image: image.to_owned(), ..Default::default() };
+        let request = cri::RemoveImageRequest { image: Some(image) };
+        self.images().remove_image(request).await.map(|_| ())
+    }
+
+    /// Ids of all images.
+    ///
+    /// # Errors
+    /// The daemon's answer.
+    pub async fn image_ids(&self) -> Answer<Vec<String>> {
+        let answer = self.images().list_images(cri::ListImagesRequest::default()).await?.into_inner();
+        Ok(answer.images.into_iter().map(|image| image.id).collect())
+    }
+
     /// RunPodSandbox.
     ///
     /// # Errors

@@ -20,6 +20,19 @@ const APPLETS: &[&str] = &[
 /// Without `/bin/busybox` (Debian's busybox-static).
 #[must_use]
 pub fn busybox_archive() -> Vec<u8> {
+    let (config, layer) = busybox();
+    let name = format!("{:x}.json", Sha256::digest(&config));
+    let manifest =
+        serde_json::json!([{ "Config": name, "RepoTags": [BUSYBOX], "Layers": ["layer.tar"] }]).to_string();
+    let mut archive = tar::Builder::new(Vec::new());
+    add(&mut archive, &name, &config, 0o644);
+    add(&mut archive, "layer.tar", &layer, 0o644);
+    add(&mut archive, "manifest.json", manifest.as_bytes(), 0o644);
+    archive.into_inner().expect("written to memory")
+}
+
+/// Configuration and layer of the image.
+pub(crate) fn busybox() -> (Vec<u8>, Vec<u8>) {
     let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
     let layer = layer(&busybox);
     let config = serde_json::json!({
@@ -30,14 +43,7 @@ pub fn busybox_archive() -> Vec<u8> {
         "history": [],
     })
     .to_string();
-    let name = format!("{:x}.json", Sha256::digest(config.as_bytes()));
-    let manifest =
-        serde_json::json!([{ "Config": name, "RepoTags": [BUSYBOX], "Layers": ["layer.tar"] }]).to_string();
-    let mut archive = tar::Builder::new(Vec::new());
-    add(&mut archive, &name, config.as_bytes(), 0o644);
-    add(&mut archive, "layer.tar", &layer, 0o644);
-    add(&mut archive, "manifest.json", manifest.as_bytes(), 0o644);
-    archive.into_inner().expect("written to memory")
+    (config.into_bytes(), layer)
 }
 
 fn layer(busybox: &[u8]) -> Vec<u8> {

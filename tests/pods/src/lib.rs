@@ -11,6 +11,7 @@ mod call;
 mod daemon;
 mod image;
 pub mod leaks;
+pub mod registry;
 
 pub use call::{Client, container, pod, shell};
 pub use daemon::{Daemon, binary};

@@ -51,6 +51,7 @@ impl Place {
             hosts_dir: Some(self.dir.join("certs.d")),
             unpacker: Unpacker::program(env!("CARGO_BIN_EXE_peapod-unpack"), []),
             patience: Patience { pause: Duration::from_millis(1), ..Patience::default() },
+            points: image::Points::default(),
         }
     }
 
