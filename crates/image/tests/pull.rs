@@ -444,6 +444,7 @@ async fn a_sweep_waits_for_the_child_of_a_daemon_that_was_killed() {
         .current_dir(&layer)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
         .spawn()
         .expect("a child");
     let dir = std::fs::File::open(&layer).expect("open");

@@ -1,5 +1,6 @@
 //! The process that unpacks one layer: standard input is the compressed archive, standard output takes
-//! the [`Report`], the working directory is where the files go.
+//! the [`Report`], the working directory is where the files go, and standard error is a pipe whose other
+//! end lives as long as the daemon wants the layer.
 
 use super::{
     apply::Applier,
@@ -13,7 +14,8 @@ use sys::{
     pidfd,
     root::RootFd,
     rustix::{
-        fd::AsRawFd as _,
+        event::{PollFd, PollFlags, poll},
+        fd::{AsRawFd as _, OwnedFd},
         fs::{self, FlockOperation, Mode, OFlags},
         io::{Errno, retry_on_intr},
         process::{Signal, set_parent_process_death_signal},
@@ -44,13 +46,25 @@ pub fn child_main() -> ExitCode {
         cgroup: None,
         keep: &[lock.as_raw_fd()],
     };
-    match clone::clone(&wanted, inner).and_then(|child| pidfd::wait(&child.pidfd)) {
+    match clone::clone(&wanted, inner).and_then(|child| watch(&child.pidfd)) {
         Ok(exit) => ExitCode::from(u8::try_from(exit.code()).unwrap_or(1)),
         Err(error) => {
             tell(&Report::Failed(format!("cannot start the unpacking in its namespaces: {error}")));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Waits for the inner process, and kills it when the daemon lets go of the other end of standard error:
+/// it wants no more, or it is gone. So the inner one is always reaped here and nobody's orphan.
+fn watch(inner: &OwnedFd) -> Result<pidfd::Exit, Errno> {
+    let mut polled =
+        [PollFd::new(inner, PollFlags::IN), PollFd::from_borrowed_fd(stdio::stderr(), PollFlags::empty())];
+    retry_on_intr(|| poll(&mut polled, None))?;
+    if polled[0].revents().is_empty() {
+        pidfd::send_signal(inner, Signal::KILL)?;
+    }
+    pidfd::wait(inner)
 }
 
 fn inner() -> Infallible {

@@ -8,14 +8,12 @@ use std::{
     process::{Child, Command, Stdio},
 };
 use sys::{
-    pidfd,
     root::RootFd,
     rustix::{
         fd::{AsRawFd as _, OwnedFd},
         fs::{self, OFlags, XattrFlags},
         io::Errno,
         pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
-        process::{Pid, Signal},
     },
 };
 use tokio::{
@@ -87,6 +85,7 @@ impl Unpacker {
         let run = |error: Errno| UnpackError::Run(error.into());
         let (input, feed) = pipe_with(PipeFlags::CLOEXEC).map_err(run)?;
         let (report, output) = pipe_with(PipeFlags::CLOEXEC).map_err(run)?;
+        let (watched, life) = pipe_with(PipeFlags::CLOEXEC).map_err(run)?;
         // More than the limit of unprivileged users may be refused: then it keeps its 64 KiB.
         let _ = fcntl_setpipe_size(&feed, PIPE_BYTES);
         for end in [&feed, &report] {
@@ -100,19 +99,19 @@ impl Unpacker {
             .current_dir(format!("/proc/self/fd/{}", target.as_raw_fd()))
             .stdin(Stdio::from(input))
             .stdout(Stdio::from(output))
-            .stderr(Stdio::null())
+            .stderr(Stdio::from(watched))
             .spawn()
             .map_err(UnpackError::Run)?;
         Ok(Unpacking {
             feed: Some(Sender::from_owned_fd(feed).map_err(UnpackError::Run)?),
             report: Receiver::from_owned_fd(report).map_err(UnpackError::Run)?,
             target: Some(RootFd::from(target)),
-            child: Some(Reaped::new(child)?),
+            child: Some(Reaped { child: Some(child), life: Some(life) }),
         })
     }
 }
 
-/// A child at work. Dropping it kills the child.
+/// A child at work. Dropping it ends the child.
 #[derive(Debug)]
 pub(crate) struct Unpacking {
     feed: Option<Sender>,
@@ -159,13 +158,13 @@ impl Unpacking {
         finishing.await.map_err(|error| UnpackError::Run(io::Error::other(error)))?
     }
 
-    /// Kills the child; call the result, which may block, before the directory is removed: then nothing
+    /// Ends the child; call the result, which may block, before the directory is removed: then nothing
     /// writes into it any more.
     pub(crate) fn abort(self) -> impl FnOnce() + Send + 'static {
-        let Self { report, child, feed, .. } = self;
+        let Self { report, mut child, feed, .. } = self;
         drop(feed);
-        if let Some(child) = &child {
-            child.kill();
+        if let Some(child) = &mut child {
+            child.end();
         }
         move || {
             drop(child.map(Reaped::wait));
@@ -205,28 +204,15 @@ fn finish_directory(target: &RootFd, facts: &Unpacked) -> Result<(), Errno> {
 /// A child process that is never left as a zombie.
 #[derive(Debug)]
 struct Reaped {
-    pidfd: OwnedFd,
     child: Option<Child>,
+    /// While it is open the child goes on.
+    life: Option<OwnedFd>,
 }
 
 impl Reaped {
-    fn new(mut child: Child) -> Result<Self, UnpackError> {
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        // Not reaped yet, so that the number is still the child's.
-        match pid.ok_or(Errno::SRCH).and_then(pidfd::open) {
-            Ok(pidfd) => Ok(Self { pidfd, child: Some(child) }),
-            Err(error) => {
-                let _ = child.kill().and_then(|()| child.wait());
-                Err(UnpackError::Run(error.into()))
-            }
-        }
-    }
-
-    fn kill(&self) {
-        if self.child.is_some() {
-            // It is our own child: the one error is that it has ended.
-            let _ = pidfd::send_signal(&self.pidfd, Signal::KILL);
-        }
+    /// Ends the child; it is to be waited for.
+    fn end(&mut self) {
+        self.life = None;
     }
 
     fn wait(mut self) -> String {
@@ -240,7 +226,7 @@ impl Reaped {
 
 impl Drop for Reaped {
     fn drop(&mut self) {
-        self.kill();
+        self.end();
         let Some(mut child) = self.child.take() else { return };
         // A child in the middle of a disk write ends a moment later: not on this thread's time.
         let mut reap = move || drop(child.wait());
