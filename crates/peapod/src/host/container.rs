@@ -8,7 +8,7 @@ use prost::Message as _;
 use std::{
     fs,
     io::Read as _,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::Path,
 };
 use types::{
@@ -30,7 +30,21 @@ pub(super) fn make_rootfs(plan: &ContainerPlan) -> Result<()> {
             .map_err(failed(format!("cannot make {}", path.display())))
     };
     make(&plan.rootfs, 0o700)?;
-    make(&plan.rootfs.join("upper"), 0o755)?;
+    // What the highest layer says of its root is what the container sees of its own.
+    let (mode, owner) = match plan.image.layers.last() {
+        None => (0o755, None),
+        Some(layer) => {
+            let root =
+                fs::symlink_metadata(layer).map_err(failed(format!("cannot look at {}", layer.display())))?;
+            (root.mode() & 0o7777, Some((root.uid(), root.gid())))
+        }
+    };
+    let upper = plan.rootfs.join("upper");
+    make(&upper, mode)?;
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::chown(&upper, Some(uid), Some(gid))
+            .map_err(failed(format!("cannot give {} its owner", upper.display())))?;
+    }
     make(&plan.rootfs.join("work"), 0o700)
 }
 
