@@ -5,7 +5,6 @@
 
 use api::cri;
 use pods::{Daemon, pod, shell, story, until};
-use std::time::Duration;
 use tonic::Code;
 
 #[test]
@@ -349,7 +348,11 @@ fn stats_tell_of_a_running_container() {
         let id = client.run_pod(&config).await.expect("a pod");
         let busy = shell("busy", "dd if=/dev/zero of=/tmp/x bs=1M count=8; while :; do :; done");
         let busy = client.run(&id, &config, &busy).await.expect("runs");
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        until("the container's file", || async {
+            let (_, code) = client.exec(&busy, "[ $(wc -c </tmp/x) -ge 8388608 ]", 10).await.ok()?;
+            (code == 0).then_some(())
+        })
+        .await;
         let request = cri::ContainerStatsRequest { container_id: busy.clone() };
         let stats =
             client.runtime().container_stats(request).await.expect("stats").into_inner().stats.expect("set");
