@@ -110,12 +110,21 @@ fn a_container_that_ignores_sigterm_is_killed_after_its_grace() {
         client.load(pods::busybox_archive()).await.expect("loaded");
         let config = pod("grace", &daemon.cgroup(), &daemon.logs("grace"));
         let id = client.run_pod(&config).await.expect("a pod");
-        let deaf = client
-            .run(&id, &config, &shell("deaf", "trap '' TERM; while :; do sleep 1; done"))
-            .await
-            .expect("runs");
-        let polite = shell("polite", "trap 'exit 3' TERM; while :; do usleep 10000; done");
-        let polite = client.run(&id, &config, &polite).await.expect("runs");
+        let logs = daemon.logs("grace");
+        let mut ids = Vec::new();
+        for (name, script) in [
+            ("deaf", "trap '' TERM; echo ready; while :; do sleep 1; done"),
+            ("polite", "trap 'exit 3' TERM; echo ready; while :; do usleep 10000; done"),
+        ] {
+            ids.push(client.run(&id, &config, &shell(name, script)).await.expect("runs"));
+            // Before its trap is set, the first process of a namespace is deaf to SIGTERM.
+            let log = std::path::Path::new(&logs).join(format!("{name}.log"));
+            until("the trap", || async {
+                std::fs::read_to_string(&log).is_ok_and(|text| text.contains("ready")).then_some(())
+            })
+            .await;
+        }
+        let (deaf, polite) = (ids[0].clone(), ids[1].clone());
         // Both at once: the deaf one's grace must not hold up the polite one.
         let (first, second) = tokio::join!(client.stop(&deaf, 1), async {
             client.stop(&polite, 30).await.expect("stopped");

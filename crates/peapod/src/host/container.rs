@@ -30,19 +30,13 @@ pub(super) fn make_rootfs(plan: &ContainerPlan) -> Result<()> {
             .map_err(failed(format!("cannot make {}", path.display())))
     };
     make(&plan.rootfs, 0o700)?;
-    // What the highest layer says of its root is what the container sees of its own.
-    let (mode, owner) = match plan.image.layers.last() {
-        None => (0o755, None),
-        Some(layer) => {
-            let root =
-                fs::symlink_metadata(layer).map_err(failed(format!("cannot look at {}", layer.display())))?;
-            (root.mode() & 0o7777, Some((root.uid(), root.gid())))
-        }
-    };
     let upper = plan.rootfs.join("upper");
-    make(&upper, mode)?;
-    if let Some((uid, gid)) = owner {
-        std::os::unix::fs::chown(&upper, Some(uid), Some(gid))
+    make(&upper, 0o755)?;
+    if let Some(layer) = plan.image.layers.last() {
+        // Whose the highest layer's root is, that is who owns the container's.
+        let root =
+            fs::symlink_metadata(layer).map_err(failed(format!("cannot look at {}", layer.display())))?;
+        std::os::unix::fs::chown(&upper, Some(root.uid()), Some(root.gid()))
             .map_err(failed(format!("cannot give {} its owner", upper.display())))?;
     }
     make(&plan.rootfs.join("work"), 0o700)
