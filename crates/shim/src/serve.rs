@@ -88,6 +88,8 @@ pub(crate) struct Shim {
 pub(crate) fn serve(options: Options) -> io::Result<()> {
     // Its own session: no signal of the daemon's terminal comes here. It fails only for a leader.
     let _ = setsid();
+    // It was executed by descriptor, whose number would be its name in the process table.
+    let _ = sys::rustix::thread::set_name(c"containerd-shim");
     let listener = take_listener()?;
     let pause = if options.pause { Some(crate::pause::start()?) } else { None };
     set_child_subreaper(Some(getpid()))?;
