@@ -55,13 +55,15 @@ impl Mortal {
 /// What must be as before, whatever happens to the third pod.
 struct Neighbours {
     containers: Vec<(String, u32)>,
+    logs: Vec<std::path::PathBuf>,
     addresses: Vec<(String, String)>,
 }
 
 async fn neighbours(daemon: &Daemon, client: &Client) -> Neighbours {
-    let mut all = Neighbours { containers: Vec::new(), addresses: Vec::new() };
+    let mut all = Neighbours { containers: Vec::new(), logs: Vec::new(), addresses: Vec::new() };
     for name in ["near", "far"] {
         let config = pod(name, &daemon.cgroup(), &daemon.logs(name));
+        all.logs.push(Path::new(&daemon.logs(name)).join("steady.log"));
         let id = client.run_pod(&config).await.expect("a pod");
         let script = "n=0; while :; do n=$((n+1)); echo line $n; usleep 2000; done";
         let container = client.run(&id, &config, &shell("steady", script)).await.expect("runs");
@@ -73,6 +75,20 @@ async fn neighbours(daemon: &Daemon, client: &Client) -> Neighbours {
 }
 
 impl Neighbours {
+    /// Every line that was ever written is in the log, once and in order.
+    fn logs_without_a_gap(&self) {
+        for path in &self.logs {
+            let text = std::fs::read_to_string(path).expect("a log");
+            // The last line may still be on its way.
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let numbers =
+                whole.lines().map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok()));
+            for (at, number) in numbers.enumerate() {
+                assert_eq!(number, Some(at + 1), "{} has a gap", path.display());
+            }
+        }
+    }
+
     async fn untouched(&self, client: &Client) {
         for (id, pid) in &self.containers {
             assert_eq!(client.pid_of(id).await, *pid, "a neighbour was started anew");
@@ -251,6 +267,7 @@ fn a_crash_after_any_write_or_step_loses_nothing_and_leaves_nothing() {
         mortal.daemon.env.clear();
         mortal.daemon.up().await;
         near.untouched(&mortal.daemon.client()).await;
+        near.logs_without_a_gap();
         mortal.daemon.end().await;
     });
 }
