@@ -11,7 +11,7 @@
 
 use api::cri;
 use pods::{Client, Daemon, pod, shell, story, until};
-use std::path::Path;
+use std::{io::BufRead as _, path::Path};
 use tonic::{Code, Status};
 
 /// A daemon that may die under a call, and is then started anew without its crash point.
@@ -65,7 +65,11 @@ async fn neighbours(daemon: &Daemon, client: &Client) -> Neighbours {
         let config = pod(name, &daemon.cgroup(), &daemon.logs(name));
         all.logs.push(Path::new(&daemon.logs(name)).join("steady.log"));
         let id = client.run_pod(&config).await.expect("a pod");
-        let script = "n=0; while :; do n=$((n+1)); echo line $n; usleep 2000; done";
+        // One writes line by line, the other some 10 MB of log a second.
+        let script = match name {
+            "near" => "n=0; while :; do n=$((n+1)); echo line $n; usleep 2000; done",
+            _ => "n=0; while :; do seq $((n+1)) $((n+20000)); n=$((n+20000)); usleep 100000; done",
+        };
         let container = client.run(&id, &config, &shell("steady", script)).await.expect("runs");
         all.containers.push((container.clone(), client.pid_of(&container).await));
         let ip = client.pod_status(&id).await.expect("a status").network.expect("set").ip;
@@ -78,14 +82,16 @@ impl Neighbours {
     /// Every line that was ever written is in the log, once and in order.
     fn logs_without_a_gap(&self) {
         for path in &self.logs {
-            let text = std::fs::read_to_string(path).expect("a log");
+            let mut log = std::io::BufReader::new(std::fs::File::open(path).expect("a log"));
+            let (mut line, mut last) = (String::new(), 0_usize);
             // The last line may still be on its way.
-            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-            let numbers =
-                whole.lines().map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok()));
-            for (at, number) in numbers.enumerate() {
-                assert_eq!(number, Some(at + 1), "{} has a gap", path.display());
+            while log.read_line(&mut line).expect("read") > 0 && line.ends_with('\n') {
+                let number = line.trim_end().rsplit(' ').next().and_then(|n| n.parse::<usize>().ok());
+                assert_eq!(number, Some(last + 1), "{} has a gap", path.display());
+                last += 1;
+                line.clear();
             }
+            assert!(last > 1000, "{} has {last} lines", path.display());
         }
     }
 
@@ -120,9 +126,9 @@ async fn life(mortal: &mut Mortal) {
             let (pod_id, config, container) = (pod_id.clone(), config.clone(), container.clone());
             async move { c.create(&pod_id, &config, &container).await }
         };
-        let container_id = mortal.insist("CreateContainer", make).await;
+        let container_id = mortal.insist("CreateContainer", &make).await;
         // A retry gets the same object.
-        assert_eq!(make(mortal.daemon.client()).await.expect("the same"), container_id);
+        assert_eq!(mortal.insist("CreateContainer again", &make).await, container_id);
         let start = |c: Client| {
             let id = container_id.clone();
             async move {
@@ -143,7 +149,11 @@ async fn life(mortal: &mut Mortal) {
         mortal.insist("StartContainer", start).await;
         made.push(container_id);
     }
-    assert_eq!(mortal.daemon.client().run_pod(&config).await.expect("the same pod"), id);
+    let again = |c: Client| {
+        let config = config.clone();
+        async move { c.run_pod(&config).await }
+    };
+    assert_eq!(mortal.insist("RunPodSandbox again", again).await, id);
 
     // The brief one ends; its code is not lost.
     let ended = made[0].clone();
