@@ -12,9 +12,12 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+pub mod control;
 mod session;
 mod ticket;
+mod tokens;
 
 pub use backend::{Backend, BackendError, Control, Ended, Process};
 pub use session::{Channel, Event, Size};
 pub use ticket::{Attach, Exec, Forward, Streams, Ticket};
+pub use tokens::{Kind, NoToken, Tokens};
