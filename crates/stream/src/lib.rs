@@ -13,11 +13,13 @@
 
 mod backend;
 pub mod control;
+mod door;
 mod session;
 mod ticket;
 mod tokens;
 
 pub use backend::{Backend, BackendError, Control, Ended, Process};
+pub use door::{Door, GrantError, Sessions};
 pub use session::{Channel, Event, Size};
 pub use ticket::{Attach, Exec, Forward, Streams, Ticket};
 pub use tokens::{Kind, NoToken, Tokens};
