@@ -88,6 +88,14 @@ impl Machine {
         }
     }
 
+    /// As Go calls it, and Docker's profiles with it.
+    pub(crate) fn go_name(self) -> &'static str {
+        match self {
+            Machine::X86_64 => "amd64",
+            Machine::Aarch64 => "arm64",
+        }
+    }
+
     /// The ABI that is filtered whether listed or not.
     pub(crate) fn own(self) -> Abi {
         match self {

@@ -27,6 +27,15 @@ pub enum SeccompError {
         /// How many it needs.
         instructions: usize,
     },
+    /// A profile file cannot be read.
+    #[error("the seccomp profile {path}")]
+    Profile {
+        /// Which.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// The directory of compiled programs cannot be used.
     #[error("the directory of compiled profiles {path}")]
     Cache {

@@ -2,7 +2,8 @@
 //!
 //! A profile is the OCI `linux.seccomp` (runtime-spec config-linux.md), which has the form of the
 //! profile files that Kubernetes calls `Localhost`. [`compile()`] makes the classic BPF program of it that
-//! seccomp(2) loads; [`cached`] keeps programs on disk; [`default_profile`] is `RuntimeDefault`.
+//! seccomp(2) loads; [`cached`] keeps programs on disk; [`default_profile`] is `RuntimeDefault`;
+//! [`read_profile`] reads a profile file.
 //!
 //! Read as the other runtimes read it:
 //! - a name that no architecture knows is skipped: it is newer than the tables or of another machine;
@@ -26,6 +27,7 @@ mod compile;
 mod default;
 mod emit;
 mod error;
+mod profile;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -34,3 +36,4 @@ pub use cache::cached;
 pub use compile::{Program, compile};
 pub use default::default_profile;
 pub use error::SeccompError;
+pub use profile::read_profile;

@@ -62,13 +62,8 @@ fn sandbox_security(field: &str, asked: &cri::LinuxSandboxSecurityContext) -> Re
     let at = |name: &str| format!("{field}.{name}");
     security::selinux(&at("selinux_options"), asked.selinux_options.as_ref())?;
     security::apparmor(&at("apparmor"), asked.apparmor.as_ref())?;
-    if asked
-        .seccomp
-        .as_ref()
-        .is_some_and(|p| cri::security_profile::ProfileType::try_from(p.profile_type).is_err())
-    {
-        return Err(Bad::field(at("seccomp.profile_type"), "is no type"));
-    }
+    #[expect(deprecated, reason = "an older client names the profile in the deprecated field only")]
+    security::seccomp(&at("seccomp"), asked.seccomp.as_ref(), &asked.seccomp_profile_path)?;
     security::groups(&at("supplemental_groups"), &asked.supplemental_groups)?;
     security::policy(&at("supplemental_groups_policy"), asked.supplemental_groups_policy)?;
     let user = asked.run_as_user.as_ref().map(|u| security::id(&at("run_as_user"), u.value)).transpose()?;

@@ -79,25 +79,23 @@ pub(super) fn policy(field: &str, asked: i32) -> Result<GroupsPolicy, Bad> {
     }
 }
 
-/// `SecurityProfile` for seccomp, or the deprecated string in its place.
+/// `SecurityProfile` for seccomp, or the deprecated string in its place. Whether a localhost profile can
+/// be read is seen when the container is made.
 pub(super) fn seccomp(
     field: &str,
     profile: Option<&cri::SecurityProfile>,
     deprecated: &str,
 ) -> Result<SeccompProfile, Bad> {
     use cri::security_profile::ProfileType;
-    let localhost = |path: &str| {
-        let path = text::absolute(&format!("{field}.localhost_ref"), path)?;
-        Err(Bad::refused(
-            format!("{field}.localhost_ref"),
-            format!("the localhost profile `{}`", PathBuf::from(path).display()),
-        ))
-    };
+    let localhost =
+        |field: &str, path: &str| Ok(SeccompProfile::Localhost(PathBuf::from(text::absolute(field, path)?)));
     match profile {
         Some(profile) => match ProfileType::try_from(profile.profile_type) {
             Ok(ProfileType::RuntimeDefault) => Ok(SeccompProfile::RuntimeDefault),
             Ok(ProfileType::Unconfined) => Ok(SeccompProfile::Unconfined),
-            Ok(ProfileType::Localhost) => localhost(&profile.localhost_ref),
+            Ok(ProfileType::Localhost) => {
+                localhost(&format!("{field}.localhost_ref"), &profile.localhost_ref)
+            }
             Err(_) => Err(Bad::field(
                 format!("{field}.profile_type"),
                 format!("{} is no type", profile.profile_type),
@@ -107,7 +105,7 @@ pub(super) fn seccomp(
             "" | "unconfined" => Ok(SeccompProfile::Unconfined),
             "runtime/default" | "docker/default" => Ok(SeccompProfile::RuntimeDefault),
             other => match other.strip_prefix("localhost/") {
-                Some(path) => localhost(path),
+                Some(path) => localhost(&format!("{field}_profile_path"), path),
                 None => Err(Bad::field(
                     format!("{field}_profile_path"),
                     format!("`{}` is not unconfined, runtime/default or localhost/PATH", text::short(other)),

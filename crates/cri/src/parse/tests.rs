@@ -2,7 +2,7 @@
 
 use super::{container, pod};
 use api::cri;
-use types::signal::Signal;
+use types::{container::SeccompProfile, signal::Signal};
 
 fn good_pod() -> cri::PodSandboxConfig {
     cri::PodSandboxConfig {
@@ -222,10 +222,15 @@ fn each_bad_field_of_a_container_is_named() {
     container_refused(security(|s| s.masked_paths = vec!["proc".to_owned()]), &format!("{at}.masked_paths"));
     container_refused(
         security(|s| {
-            s.seccomp = Some(cri::SecurityProfile { profile_type: 2, localhost_ref: "/p.json".to_owned() });
+            s.seccomp = Some(cri::SecurityProfile { profile_type: 2, localhost_ref: String::new() });
         }),
         &format!("{at}.seccomp.localhost_ref"),
     );
+    for path in ["localhost/", "localhost/p.json", "localhost//a/../p.json", "/p.json", "Unconfined"] {
+        #[expect(deprecated, reason = "older clients send it")]
+        let spoil = security(|s| s.seccomp_profile_path = path.to_owned());
+        container_refused(spoil, &format!("{at}.seccomp_profile_path"));
+    }
     container_refused(
         security(|s| {
             s.apparmor = Some(cri::SecurityProfile { profile_type: 2, localhost_ref: "p".to_owned() });
@@ -238,6 +243,40 @@ fn each_bad_field_of_a_container_is_named() {
         }),
         &format!("{at}.namespace_options.pid"),
     );
+}
+
+#[test]
+#[expect(deprecated, reason = "older clients send the profile as a string")]
+fn a_seccomp_profile_is_taken_in_both_of_its_spellings() {
+    let taken = |spoil: fn(&mut cri::LinuxContainerSecurityContext)| {
+        let mut config = good_container();
+        security(spoil)(&mut config);
+        container(Some(&config)).expect("taken").security.seccomp
+    };
+    let localhost = SeccompProfile::Localhost("/p.json".into());
+    let profile = |profile_type| cri::SecurityProfile { profile_type, localhost_ref: "/p.json".to_owned() };
+    assert_eq!(taken(|_| {}), SeccompProfile::Unconfined);
+    assert_eq!(taken(|s| s.seccomp_profile_path = "unconfined".to_owned()), SeccompProfile::Unconfined);
+    for path in ["runtime/default", "docker/default"] {
+        let mut config = good_container();
+        security(|s| s.seccomp_profile_path = path.to_owned())(&mut config);
+        let taken = container(Some(&config)).expect("taken").security.seccomp;
+        assert_eq!(taken, SeccompProfile::RuntimeDefault, "{path}");
+    }
+    assert_eq!(taken(|s| s.seccomp_profile_path = "localhost//p.json".to_owned()), localhost);
+    let mut config = good_container();
+    security(|s| {
+        s.seccomp = Some(profile(2));
+        s.seccomp_profile_path = "unconfined".to_owned();
+    })(&mut config);
+    assert_eq!(container(Some(&config)).expect("taken").security.seccomp, localhost, "the message wins");
+    let mut config = good_container();
+    security(|s| {
+        s.seccomp = Some(profile(2));
+        s.privileged = true;
+    })(&mut config);
+    let taken = container(Some(&config)).expect("taken").security.seccomp;
+    assert_eq!(taken, SeccompProfile::Unconfined, "a privileged container has no filter");
 }
 
 #[test]

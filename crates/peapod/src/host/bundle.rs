@@ -2,7 +2,8 @@
 //! host, and the sources of bind mounts.
 
 use super::{blocking::failed, devices};
-use engine::host::{ContainerPlan, OciSpec, Result};
+use engine::host::{ContainerPlan, Fault, HostError, OciSpec, Result};
+use oci_spec::runtime::{Capabilities, LinuxSeccomp};
 use std::{
     fs,
     io::Write as _,
@@ -45,13 +46,7 @@ fn complete(plan: &ContainerPlan, spec: &mut OciSpec) -> Result<()> {
         .and_then(|process| process.capabilities().as_ref())
         .and_then(|sets| sets.bounding().clone())
         .unwrap_or_default();
-    let filter = match plan.spec.security.seccomp {
-        // A privileged container has no filter, whatever profile came along (CRI comment).
-        _ if plan.spec.security.privileged => None,
-        SeccompProfile::RuntimeDefault => Some(seccomp::default_profile(&bounding)),
-        // A localhost profile was refused with the request.
-        SeccompProfile::Unconfined | SeccompProfile::Localhost(_) => None,
-    };
+    let filter = filter(plan, &bounding)?;
     let mut linux = spec.linux().clone().unwrap_or_default();
     linux.set_seccomp(filter);
     if !given.is_empty() {
@@ -64,6 +59,25 @@ fn complete(plan: &ContainerPlan, spec: &mut OciSpec) -> Result<()> {
     }
     spec.set_linux(Some(linux));
     Ok(())
+}
+
+/// The profile for the capabilities that the container has.
+fn filter(plan: &ContainerPlan, bounding: &Capabilities) -> Result<Option<LinuxSeccomp>> {
+    if plan.spec.security.privileged {
+        // It has no filter, whatever profile came along (CRI comment).
+        return Ok(None);
+    }
+    match &plan.spec.security.seccomp {
+        SeccompProfile::Unconfined => Ok(None),
+        SeccompProfile::RuntimeDefault => Ok(Some(seccomp::default_profile(bounding))),
+        SeccompProfile::Localhost(path) => seccomp::read_profile(path, bounding).map(Some).map_err(|error| {
+            HostError::because(
+                format!("cannot use the localhost profile {}", path.display()),
+                Fault::Invalid("config.linux.security_context.seccomp.localhost_ref"),
+                error,
+            )
+        }),
+    }
 }
 
 /// A missing source becomes a directory: kubelets and users count on it, as with the peers.
