@@ -17,8 +17,6 @@ use ttrpc::proto::Request;
 const QUEUE: usize = 16;
 /// Enough for most responses, so that one read takes header and body.
 const BUFFER: usize = 512;
-/// Calls in flight beyond which those are forgotten whose callers have left.
-const CROWD: usize = 64;
 
 type Reply = oneshot::Sender<Result<Vec<u8>, Refused>>;
 
@@ -69,6 +67,8 @@ impl Client {
         if !register(&self.pending, stream, reply) {
             return Err(ShimError::Gone { method });
         }
+        // A caller that leaves takes its entry along.
+        let _entry = Entry { pending: &self.pending, stream };
         let exchange = async {
             self.frames.send(frame).await.map_err(|_| ShimError::Gone { method })?;
             match answer.await {
@@ -98,11 +98,22 @@ impl Client {
 fn register(pending: &Pending, stream: u32, reply: Reply) -> bool {
     let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(calls) = pending.as_mut() else { return false };
-    if calls.len() >= CROWD {
-        calls.retain(|_, reply| !reply.is_closed());
-    }
     calls.insert(stream, reply);
     true
+}
+
+/// A noted call, forgotten with its caller.
+struct Entry<'a> {
+    pending: &'a Pending,
+    stream: u32,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        if let Some(calls) = self.pending.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            calls.remove(&self.stream);
+        }
+    }
 }
 
 async fn run(
@@ -221,14 +232,29 @@ mod tests {
 
     #[tokio::test]
     async fn callers_that_left_are_forgotten() {
-        let (ours, _peer) = UnixStream::pair().expect("pair");
+        let (ours, mut peer) = UnixStream::pair().expect("pair");
         let client = Client::new(ours);
-        for stream in 0..1000 {
-            let (reply, answer) = oneshot::channel();
-            assert!(register(&client.pending, stream, reply));
-            drop(answer);
+        let noted = || client.pending.lock().expect("not poisoned").as_ref().map(HashMap::len);
+        let mut left = Vec::new();
+        for _ in 0..100 {
+            let call = client.call("s", "Left", vec![], None);
+            tokio::select! {
+                biased;
+                _ = call => panic!("nobody answers"),
+                stream = request(&mut peer) => left.push(stream),
+            }
         }
-        let pending = client.pending.lock().expect("not poisoned");
-        assert!(pending.as_ref().is_some_and(|calls| calls.len() <= CROWD));
+        assert_eq!(noted(), Some(0));
+        let shim = async {
+            let stream = request(&mut peer).await;
+            // Late answers are nobody's.
+            for late in left {
+                answer(&mut peer, late, 1).await;
+            }
+            answer(&mut peer, stream, 2).await;
+        };
+        let (result, ()) = tokio::join!(biased; client.call("s", "Next", vec![], None), shim);
+        assert_eq!(result.expect("next"), [2]);
+        assert_eq!(noted(), Some(0));
     }
 }

@@ -8,10 +8,14 @@
 
 mod client;
 mod error;
+mod fifo;
+mod process;
 mod shim;
 mod spawn;
 mod wire;
 
 pub use error::{Code, ShimError};
+pub use fifo::{Input, Output};
+pub use process::{Attach, Attached, ExecProcess};
 pub use shim::{CreateTask, Ended, ExecSync, RootMount, Shim};
 pub use spawn::{Program, SpawnRequest};

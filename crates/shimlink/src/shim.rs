@@ -4,6 +4,7 @@ use crate::ShimError;
 use crate::client::Client;
 use crate::spawn::{self, SpawnRequest};
 use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,16 +14,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use types::shim::{
     EXEC_SYNC, Empty, ExecSyncRequest, ExecSyncResponse, POD_STATE, PodStateResponse, REOPEN_LOG,
-    ReopenLogRequest, SERVICE, STDIN_HELD, WATCH, WatchRequest, WatchResponse,
+    ReopenLogRequest, SERVICE, STDIN_HELD, STDIN_ONCE, WATCH, WatchRequest, WatchResponse,
 };
 
 /// containerd's service; its version 3 has the same messages under another name.
 const TASK: &str = "containerd.task.v2.Task";
 
 /// Deadline of calls that only look or signal.
-const QUICK: Duration = Duration::from_secs(10);
+pub(crate) const QUICK: Duration = Duration::from_secs(10);
 /// Deadline of calls that make or end processes.
-const SLOW: Duration = Duration::from_secs(30);
+pub(crate) const SLOW: Duration = Duration::from_secs(30);
 
 /// A connection to a shim; clones share it.
 #[derive(Debug, Clone)]
@@ -52,17 +53,26 @@ pub struct CreateTask {
     pub stdout: String,
     /// Keep its standard input open; else it is /dev/null.
     pub stdin: bool,
+    /// Close it for good when the first attached client has ended its input.
+    pub stdin_once: bool,
     /// Give it a terminal.
     pub terminal: bool,
 }
 
-/// How a deleted container had ended.
+/// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     /// Exit code, or 128 + signal.
     pub code: u32,
     /// Nanoseconds since the Unix epoch.
     pub exited_at: i64,
+}
+
+impl Ended {
+    pub(crate) fn new(code: u32, at: Option<&Timestamp>) -> Self {
+        let nanos = |at: &Timestamp| at.seconds.saturating_mul(1_000_000_000).saturating_add(at.nanos.into());
+        Self { code, exited_at: at.map_or(0, nanos) }
+    }
 }
 
 /// A command whose output is captured.
@@ -139,7 +149,11 @@ impl Shim {
             bundle: task.bundle.to_string_lossy().into_owned(),
             rootfs: task.rootfs.into_iter().map(mount).collect(),
             terminal: task.terminal,
-            stdin: if task.stdin { STDIN_HELD.to_owned() } else { String::new() },
+            stdin: match (task.stdin, task.stdin_once) {
+                (true, true) => STDIN_ONCE.to_owned(),
+                (true, false) => STDIN_HELD.to_owned(),
+                (false, _) => String::new(),
+            },
             stdout: task.stdout,
             ..api::CreateTaskRequest::default()
         };
@@ -175,9 +189,7 @@ impl Shim {
     pub async fn delete(&self, id: &str) -> Result<Ended, ShimError> {
         let request = api::DeleteRequest { id: id.to_owned(), ..api::DeleteRequest::default() };
         let response: api::DeleteResponse = self.task("Delete", &request, SLOW).await?;
-        let exited_at =
-            response.exited_at.as_ref().map_or(0, |at| at.seconds * 1_000_000_000 + i64::from(at.nanos));
-        Ok(Ended { code: response.exit_status, exited_at })
+        Ok(Ended::new(response.exit_status, response.exited_at.as_ref()))
     }
 
     /// Waits for a container's end, without a deadline.
@@ -187,9 +199,7 @@ impl Shim {
     pub async fn wait(&self, id: &str) -> Result<Ended, ShimError> {
         let request = api::WaitRequest { id: id.to_owned(), ..api::WaitRequest::default() };
         let response: api::WaitResponse = self.task("Wait", &request, None).await?;
-        let exited_at =
-            response.exited_at.as_ref().map_or(0, |at| at.seconds * 1_000_000_000 + i64::from(at.nanos));
-        Ok(Ended { code: response.exit_status, exited_at })
+        Ok(Ended::new(response.exit_status, response.exited_at.as_ref()))
     }
 
     /// Changes limits; `resources` is the OCI `linux.resources` as JSON.
@@ -259,7 +269,7 @@ impl Shim {
         }
     }
 
-    async fn task<Q: protobuf::Message, A: protobuf::Message>(
+    pub(crate) async fn task<Q: protobuf::Message, A: protobuf::Message>(
         &self,
         method: &'static str,
         request: &Q,
@@ -271,7 +281,7 @@ impl Shim {
         A::parse_from_bytes(&answer).map_err(wrong)
     }
 
-    async fn own<Q: prost::Message, A: prost::Message + Default>(
+    pub(crate) async fn own<Q: prost::Message, A: prost::Message + Default>(
         &self,
         method: &'static str,
         request: &Q,

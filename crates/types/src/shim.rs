@@ -5,6 +5,8 @@
 //! messages are here. They are protobuf (prost's derive), so that an older shim and a newer daemon
 //! understand each other: unknown fields are ignored, absent ones are zero.
 
+use std::path::Path;
+
 /// Name of the ttrpc service with the methods below.
 pub const SERVICE: &str = "peapod.shim.v1.Pod";
 /// [`WatchRequest`] to [`WatchResponse`]: answers at once if there are newer exits, else when the
@@ -17,6 +19,9 @@ pub const REOPEN_LOG: &str = "ReopenLog";
 /// [`Empty`] to [`PodStateResponse`].
 pub const POD_STATE: &str = "State";
 
+/// [`AttachRequest`] to [`AttachResponse`].
+pub const ATTACH: &str = "Attach";
+
 /// Scheme of the `stdout` of a Task Create request that asks for a CRI log file: an address made by
 /// [`log_address`]; the scheme alone discards the output.
 pub const LOG_SCHEME: &str = "cri-log:";
@@ -24,6 +29,33 @@ pub const LOG_SCHEME: &str = "cri-log:";
 /// The `stdin` of a Task Create request that asks for an open standard input to which nobody writes
 /// yet; CloseIO ends it. Without it a container reads from /dev/null.
 pub const STDIN_HELD: &str = "cri-stdin:";
+
+/// As [`STDIN_HELD`], but closed for good when the first client that writes to it has ended its input
+/// (`stdin_once` of the CRI's ContainerConfig).
+pub const STDIN_ONCE: &str = "cri-stdin:once";
+
+/// Scheme of a stream's address in a Task Exec and in an [`AttachRequest`]: an address made by
+/// [`fifo_address`]; the scheme alone is /dev/null.
+///
+/// The client holds its end open already: the shim opens the other one during the call, never waits
+/// for it, and the path may be unlinked once the call is answered. The FIFO is then all that binds
+/// the two: a client that closes its end, or ends, ends the process's input, and breaks its output
+/// (SIGPIPE, or the hang-up of its terminal). An exec with such an address belongs to the connection
+/// that asked for it: when both that and the process have ended, it is forgotten without a Delete.
+pub const FIFO_SCHEME: &str = "cri-fifo:";
+
+/// Address of a FIFO; none for a path that is not absolute or not UTF-8.
+#[must_use]
+pub fn fifo_address(path: &Path) -> Option<String> {
+    let path = path.to_str().filter(|path| path.starts_with('/'))?;
+    Some(format!("{FIFO_SCHEME}{path}"))
+}
+
+/// Path of a [`fifo_address`]; none for any other text.
+#[must_use]
+pub fn fifo_path(address: &str) -> Option<&Path> {
+    address.strip_prefix(FIFO_SCHEME).filter(|path| path.starts_with('/')).map(Path::new)
+}
 
 /// Address of a log file: `cri-log://<directory>//<path>`. The first double slash after the scheme's
 /// own ends the directory, which is trusted (the kubelet makes it); the path beneath it is opened
@@ -136,6 +168,41 @@ pub struct ExecSyncResponse {
     pub timed_out: bool,
 }
 
+/// Joins the streams of a running container. Each of the three is a [`fifo_address`] or empty.
+///
+/// From the answer on, each attachment gets a copy of what the container writes, as it writes it. An
+/// attachment that does not take 32 KiB within ten seconds holds the container (and its log) so long,
+/// and is then let go: its FIFOs are closed.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AttachRequest {
+    /// Whose streams.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    /// Read by the shim, for the container's standard input or its terminal.
+    #[prost(string, tag = "2")]
+    pub stdin: String,
+    /// Gets the container's standard output, or what its terminal shows.
+    #[prost(string, tag = "3")]
+    pub stdout: String,
+    /// Gets the container's error output; refused with a terminal.
+    #[prost(string, tag = "4")]
+    pub stderr: String,
+}
+
+/// What was joined.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AttachResponse {
+    /// The container has a terminal.
+    #[prost(bool, tag = "1")]
+    pub terminal: bool,
+    /// The container's input is closed for good when this attachment's ends.
+    #[prost(bool, tag = "2")]
+    pub stdin_once: bool,
+    /// The container's input was closed for good before: what is written goes nowhere (EPIPE).
+    #[prost(bool, tag = "3")]
+    pub stdin_closed: bool,
+}
+
 /// Asks for the log file to be opened anew at its path (after the kubelet renamed it).
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct ReopenLogRequest {
@@ -201,6 +268,16 @@ pub enum Phase {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fifo_address_is_read_back() {
+        let path = Path::new("/run/a b/0");
+        assert_eq!(fifo_address(path).as_deref().and_then(fifo_path), Some(path));
+        assert_eq!(fifo_address(Path::new("a")), None);
+        for bad in ["", "cri-fifo:", "cri-fifo:a", "/a", "file:/a"] {
+            assert_eq!(fifo_path(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn a_log_address_is_read_back() {

@@ -145,6 +145,7 @@ impl Shims {
                 (Some(_) | None, _) => shim::LOG_SCHEME.to_owned(),
             },
             stdin: plan.spec.stdin,
+            stdin_once: plan.spec.stdin_once,
             terminal: plan.spec.tty,
         };
         shim.create(task).await.map_err(shim_error(DOING))

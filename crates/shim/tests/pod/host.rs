@@ -144,6 +144,7 @@ impl Host {
                 LOG_SCHEME.to_owned()
             },
             stdin: false,
+            stdin_once: false,
             terminal: container.terminal,
         }
     }
