@@ -14,12 +14,16 @@
 mod backend;
 pub mod control;
 mod door;
+mod forward;
 mod session;
+mod settings;
+mod status;
 mod ticket;
 mod tokens;
 
 pub use backend::{Backend, BackendError, Control, Ended, Process};
 pub use door::{Door, GrantError, Sessions};
 pub use session::{Channel, Event, Size};
+pub use settings::Settings;
 pub use ticket::{Attach, Exec, Forward, Streams, Ticket};
 pub use tokens::{Kind, NoToken, Tokens};

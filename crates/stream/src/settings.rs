@@ -1,0 +1,36 @@
+//! What a server of sessions may be told, with defaults that are those of the reference.
+
+use std::time::Duration;
+
+/// Bounds of all sessions of one server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A session without any frame for so long, either way, is closed (`StreamIdleTimeout` of
+    /// k8s.io/cri-streaming: 4 h).
+    pub idle: Duration,
+    /// How long a client may take to open the streams that it must open (`StreamCreationTimeout` of
+    /// k8s.io/cri-streaming: 30 s).
+    pub creation: Duration,
+    /// How long a request's header may take.
+    pub header: Duration,
+    /// How long, in all, is waited for output after a process's end: children that it left behind may
+    /// hold its output open for ever.
+    pub drain: Duration,
+    /// Connections at a time; more wait unaccepted.
+    pub connections: usize,
+    /// Forwarded connections at a time in one session.
+    pub forwards: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            idle: Duration::from_secs(4 * 60 * 60),
+            creation: Duration::from_secs(30),
+            header: Duration::from_secs(10),
+            drain: Duration::from_secs(1),
+            connections: 2000,
+            forwards: 1000,
+        }
+    }
+}
