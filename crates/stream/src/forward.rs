@@ -63,20 +63,20 @@ pub(crate) async fn dial<B: Backend>(backend: &B, forward: &Forward, port: u16) 
 }
 
 /// Copies until both sides have closed the connection. When one has, what the other still sends is
-/// delivered.
+/// delivered. `activity` is the session's, which counts all frames of the client.
 pub(crate) async fn copy<P: Peer>(
     peer: &P,
     from: &mut mpsc::Receiver<Piece>,
     connection: TcpStream,
+    activity: &Activity,
     life: &Life,
 ) -> End {
     // Small answers must not wait for one another; that it is not possible harms nothing.
     let _ = connection.set_nodelay(true);
     let (read, write) = connection.into_split();
-    let activity = Activity::default();
     let answered = Notify::new();
     let both = async {
-        tokio::try_join!(up(from, write, &answered, &activity), down(peer, read, &answered, &activity))
+        tokio::try_join!(up(from, write, &answered, activity), down(peer, read, &answered, activity))
     };
     tokio::select! {
         done = both => match done {

@@ -69,10 +69,10 @@ impl Inlet {
         }
     }
 
-    /// The client is there: any frame counts against the idle time, also one without bytes, as in
-    /// moby/spdystream:connection.go.
-    pub(crate) fn touch(&self) {
-        self.activity.touch();
+    /// To be touched by each frame of the client, also one without bytes: the reference counts those,
+    /// too (moby/spdystream:connection.go).
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.activity
     }
 }
 
