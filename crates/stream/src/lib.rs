@@ -20,6 +20,7 @@ mod settings;
 mod status;
 mod ticket;
 mod tokens;
+pub mod ws;
 
 pub use backend::{Backend, BackendError, Control, Ended, Process};
 pub use door::{Door, GrantError, Sessions};
