@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+pub mod client;
 pub mod control;
 mod door;
 mod forward;

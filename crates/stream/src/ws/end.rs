@@ -1,12 +1,11 @@
 //! What the server's sessions have in common: the shared writer, pings, and the way out.
 
 use super::{
-    channels::compose,
-    frame::{Kind, Payload, Role},
+    channels::{ChannelError, compose},
+    frame::{Close, Kind, Payload, Role},
     protocol::Protocol,
     socket::{Code, Pong, ReadError, Reader, Received, Writer},
 };
-use crate::ws::channels::ChannelError;
 use bytes::Bytes;
 use std::{future::pending, io, sync::Arc, time::Duration};
 use tokio::{
@@ -28,7 +27,7 @@ pub(crate) enum Bye {
     /// The session ended.
     Over,
     /// It said goodbye.
-    Closed,
+    Closed(Close),
     /// The connection is of no use.
     Gone,
     /// It did what it may not.
@@ -89,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Line<S> {
     pub(crate) async fn goodbye<R: AsyncRead + Unpin>(&self, reader: &mut Reader<R>, bye: &Bye) {
         let (code, reason) = match bye {
             Bye::Gone => return,
-            Bye::Over | Bye::Closed => (Code::Normal, ""),
+            Bye::Over | Bye::Closed(_) => (Code::Normal, ""),
             Bye::Refused(code, reason) => (*code, reason.as_str()),
         };
         let parting = async {
@@ -101,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Line<S> {
                     writer.shutdown().await?;
                     return reader.end().await;
                 }
-                Bye::Closed | Bye::Gone => {}
+                Bye::Closed(_) | Bye::Gone => {}
             }
             writer.shutdown().await
         };
@@ -126,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Line<S> {
                     return Ok(Heard::Sign);
                 }
                 Ok(Received::Pong) => return Ok(Heard::Sign),
-                Ok(Received::Close(_)) => return Err(Bye::Closed),
+                Ok(Received::Close(close)) => return Err(Bye::Closed(close)),
                 Ok(Received::End) => return Err(Bye::Gone),
                 Err(ReadError::Frame(error)) => return Err(Bye::Refused(Code::Protocol, error.to_string())),
                 Err(ReadError::Io(error)) => {

@@ -42,8 +42,17 @@ pub(crate) enum Item {
     Ping(Payload),
     /// The answer to a ping, or a sign of life.
     Pong,
-    /// The peer is done, with its code if it gave one.
-    Close(Option<u16>),
+    /// The peer is done.
+    Close(Close),
+}
+
+/// Why a peer is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Close {
+    /// Its code, if it gave one.
+    pub(crate) code: Option<u16>,
+    /// Its words, at most 123 bytes.
+    pub(crate) reason: String,
 }
 
 /// A piece of a message: where it lies in the buffer that was decoded, already unmasked.
@@ -191,9 +200,12 @@ impl Decoder {
             PING => Item::Ping(payload.into()),
             PONG => Item::Pong,
             _ => match payload[..] {
-                [] => Item::Close(None),
+                [] => Item::Close(Close::default()),
                 [_] => return Err(FrameError::Close),
-                [high, low, ..] => Item::Close(Some(u16::from_be_bytes([high, low]))),
+                [high, low, ref reason @ ..] => Item::Close(Close {
+                    code: Some(u16::from_be_bytes([high, low])),
+                    reason: String::from_utf8_lossy(reason).into_owned(),
+                }),
             },
         }))
     }

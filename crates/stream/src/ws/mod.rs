@@ -10,7 +10,7 @@
 //! a queue holds four pieces; then the connection is not read until the process or the pod takes them.
 
 pub mod channels;
-mod end;
+pub(crate) mod end;
 mod forward;
 pub(crate) mod frame;
 mod handshake;
@@ -19,7 +19,6 @@ mod remote;
 pub mod resize;
 pub(crate) mod socket;
 mod tunnel;
-
 
 pub use handshake::{VERSION, accept_key};
 pub use protocol::{PROTOCOLS_FORWARD, PROTOCOLS_REMOTE, Protocol};

@@ -5,7 +5,7 @@
 //! frame, the next one finishes it.
 
 use super::frame::{
-    CONTROL_MAX, Decoder, FrameError, Head, Item, Kind, Opcode, Payload, Piece, Role, unmask,
+    CONTROL_MAX, Close, Decoder, FrameError, Head, Item, Kind, Opcode, Payload, Piece, Role, unmask,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use std::{
@@ -55,7 +55,7 @@ pub(crate) enum Received {
     /// A sign of life.
     Pong,
     /// The peer is done.
-    Close(Option<u16>),
+    Close(Close),
     /// The connection ended without a word.
     End,
 }
@@ -100,7 +100,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     }
                     Some(Item::Ping(payload)) => return Ok(Received::Ping(payload)),
                     Some(Item::Pong) => return Ok(Received::Pong),
-                    Some(Item::Close(code)) => return Ok(Received::Close(code)),
+                    Some(Item::Close(close)) => return Ok(Received::Close(close)),
                     None => {}
                 }
             }
