@@ -1,7 +1,7 @@
 //! The group itself: create, open, enter, freeze, kill, remove.
 
 use crate::{
-    CgroupError, CgroupPath, Mounts, Version, devices, limits,
+    CgroupError, CgroupPath, Mounts, Setting, Version, devices, limits,
     mounts::Hierarchy,
     node::{Node, rest},
 };
@@ -142,7 +142,24 @@ impl Cgroup {
                 why: "the device rules of a living group cannot be changed".to_owned(),
             });
         }
+        limits::settings::make_room(self, resources)?;
         limits::apply(self, resources)
+    }
+
+    /// What [`Cgroup::update`] with these limits would overwrite, as it is now. Changes nothing.
+    ///
+    /// # Errors
+    /// [`CgroupError`] for limits that cannot be.
+    pub fn settings(&self, resources: &LinuxResources) -> Result<Vec<Setting>, CgroupError> {
+        limits::settings::read(self, resources)
+    }
+
+    /// Sets limits to what they were. A group that is gone has none.
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`] if one is not as it was.
+    pub fn restore(&self, settings: &[Setting]) -> Result<(), CgroupError> {
+        limits::settings::restore(self, settings)
     }
 
     /// What a new process needs to be in the group.

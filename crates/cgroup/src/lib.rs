@@ -22,6 +22,7 @@ mod tests;
 
 pub use error::CgroupError;
 pub use group::{Cgroup, Entry};
+pub use limits::settings::Setting;
 pub use mounts::{Mounts, Version};
 pub use path::CgroupPath;
 pub use stats::{Cpu, Io, Memory, Pressure, Stall, Stats};

@@ -11,6 +11,8 @@ use oci_spec::runtime::LinuxResources;
 use std::collections::VecDeque;
 use sys::rustix::io::Errno;
 
+pub(crate) mod settings;
+
 /// What a missing file or controller means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Missing {
@@ -59,18 +61,23 @@ impl Plan {
     }
 }
 
-/// Sets the limits of a group (not the devices).
-pub(crate) fn apply(group: &Cgroup, resources: &LinuxResources) -> Result<(), CgroupError> {
-    let plan = match group.mounts().version() {
+/// The writes that make up the limits (not the devices).
+fn plan(group: &Cgroup, resources: &LinuxResources) -> Result<Plan, CgroupError> {
+    match group.mounts().version() {
         Version::V1 => {
             let read = |controller: &str, file: &str| match group.node(controller) {
                 Some(node) => node.read(file),
                 None => Ok(None),
             };
-            v1::plan(resources, &read)?
+            v1::plan(resources, &read)
         }
-        Version::V2 => v2::plan(resources)?,
-    };
+        Version::V2 => v2::plan(resources),
+    }
+}
+
+/// Sets the limits of a group (not the devices).
+pub(crate) fn apply(group: &Cgroup, resources: &LinuxResources) -> Result<(), CgroupError> {
+    let plan = plan(group, resources)?;
     let mut queue: VecDeque<(Write, bool)> = plan.0.into_iter().map(|write| (write, false)).collect();
     while let Some((write, again)) = queue.pop_front() {
         let Some(node) = group.node(write.controller) else {

@@ -2,6 +2,7 @@
 
 use crate::{
     error::EngineError,
+    feed::{Event, EventKind, Feed},
     host::{self, Host},
     index::Index,
 };
@@ -12,7 +13,7 @@ use std::{
 };
 use store::{Change, Store};
 use tokio::sync::mpsc;
-use types::{Clock, Timestamp};
+use types::{Clock, ContainerId, PodId, Timestamp};
 
 /// Where ids come from: 32 bytes that nobody can guess and that never come twice.
 pub type Random = Arc<dyn Fn() -> [u8; 32] + Send + Sync>;
@@ -87,6 +88,7 @@ pub(crate) struct Core<H> {
     pub(crate) config: Config,
     pub(crate) index: Index,
     pub(crate) work: Work,
+    pub(crate) feed: Feed,
     store: Store,
     clock: Arc<dyn Clock>,
     random: Random,
@@ -96,8 +98,8 @@ pub(crate) struct Core<H> {
 impl<H: Host> Core<H> {
     pub(crate) fn new(parts: Parts<H>) -> Self {
         let Parts { host, store, config, clock, random, probe } = parts;
-        let (index, work) = (Index::default(), Work::default());
-        Core { host, config, index, work, store, clock, random, probe }
+        let (index, work, feed) = (Index::default(), Work::default(), Feed::default());
+        Core { host, config, index, work, feed, store, clock, random, probe }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -117,6 +119,14 @@ impl<H: Host> Core<H> {
         let done = self.store.commit(vec![change]).await;
         self.probe.passed(point).await;
         done.map_err(|error| EngineError::internal("cannot record it", error))
+    }
+
+    /// Tells subscribers what happened to a pod, or to a container of it, as it is shown now.
+    pub(crate) fn tell(&self, kind: EventKind, pod: &PodId, container: Option<&ContainerId>) {
+        // A pod that is not shown has no news: nobody knows its id.
+        let Some((pod, containers)) = self.index.pod_as_shown(pod) else { return };
+        let id = container.map_or_else(|| pod.plan.id.to_string(), ToString::to_string);
+        self.feed.publish(Event { kind, id, at: self.now(), pod, containers });
     }
 
     /// A verb of the host, and the point after it.

@@ -6,6 +6,7 @@ use crate::{
     core::{Core, Guard, Parts},
     error::EngineError,
     events::ask,
+    feed::Subscription,
     host::{Exec, ExecOutput, Host},
     index::{Claim, ContainerHandle, NoSuch, PodHandle, born},
     names::{Fingerprint, PodName},
@@ -13,7 +14,11 @@ use crate::{
     view::{ContainerFilter, ContainerState, ContainerView, PodFilter, PodView},
 };
 use std::{fmt, sync::Arc, time::Duration};
-use types::{ContainerId, PodId, container::ContainerSpec, pod::PodSpec};
+use types::{
+    ContainerId, PodId,
+    container::{ContainerSpec, Resources},
+    pod::PodSpec,
+};
 
 /// Pods and containers. Clones are the same engine.
 ///
@@ -118,6 +123,29 @@ impl<H: Host> Engine<H> {
         self.core.index.pods(filter)
     }
 
+    /// UpdatePodSandboxResources: kept with the pod. What is not told stays.
+    ///
+    /// # Errors
+    /// `NotFound`; `Internal` if it could not be recorded.
+    pub async fn resize_pod(&self, pod: &str, size: pod::PodSize) -> Result<(), EngineError> {
+        let guard = self.core.work.begin()?;
+        let handle = self.pod_handle(pod)?;
+        let size = Box::new(size);
+        let asked = ask(&handle.task, Some(guard), |reply| pod::task::Ask::Resize { size, reply }).await;
+        asked.unwrap_or_else(|| Err(no_such("pod sandbox", pod, NoSuch::Unknown)))
+    }
+
+    /// GetContainerEvents: what happens from now on, and before it what nobody was told yet.
+    #[must_use]
+    pub fn events(&self) -> Subscription {
+        self.core.feed.subscribe()
+    }
+
+    /// Ends all subscriptions of events, so that a server with open streams can end.
+    pub fn end_events(&self) {
+        self.core.feed.stop();
+    }
+
     // --- containers ---
 
     /// CreateContainer: when it answers the container's process waits to be started.
@@ -180,6 +208,18 @@ impl<H: Host> Engine<H> {
     #[must_use]
     pub fn containers(&self, filter: &ContainerFilter) -> Vec<Arc<ContainerView>> {
         self.core.index.containers(filter)
+    }
+
+    /// UpdateContainerResources of a created or running container: all of it or nothing. What is not
+    /// asked for stays.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` if it has ended; `InvalidArgument` for limits that cannot be. The limits
+    /// are as they were then.
+    pub async fn update_container(&self, container: &str, asked: Resources) -> Result<(), EngineError> {
+        let (guard, asked) = (self.core.work.begin()?, Box::new(asked));
+        let make = |reply| container::task::Ask::Update { asked, reply };
+        self.ask_container(container, Some(guard), make).await
     }
 
     /// ReopenContainerLog.

@@ -15,7 +15,7 @@
 //!
 //! The order of the verbs that make a pod is in their types: each takes the proof of the last one.
 
-pub use oci_spec::runtime::Spec as OciSpec;
+pub use oci_spec::runtime::{LinuxResources, Spec as OciSpec};
 use serde::{Deserialize, Serialize};
 use std::{error::Error, net::IpAddr, path::PathBuf, time::Duration};
 use types::{
@@ -204,6 +204,36 @@ pub trait Host: Send + Sync + 'static {
         container: &ContainerPlan,
     ) -> impl Future<Output = Result<()>> + Send;
 
+    /// What a change of limits will overwrite, as it is now. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Fault::Invalid`] for a limit that cannot be.
+    fn limits(
+        &self,
+        container: &ContainerPlan,
+        change: &LimitChange,
+    ) -> impl Future<Output = Result<Limits>> + Send;
+
+    /// Sets limits. After an error some of them may be set: the engine restores what was there.
+    ///
+    /// # Errors
+    /// Any, also if the memory in use is above a new limit: no process is killed for a change.
+    fn set_limits(
+        &self,
+        container: &ContainerPlan,
+        change: &LimitChange,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Sets limits back. Idempotent; a container whose cgroup is gone has none to be set.
+    ///
+    /// # Errors
+    /// If one is not as it was.
+    fn restore_limits(
+        &self,
+        container: &ContainerPlan,
+        before: &Limits,
+    ) -> impl Future<Output = Result<()>> + Send;
+
     /// Has the shim open the log file anew.
     ///
     /// # Errors
@@ -324,6 +354,24 @@ pub struct ImageFacts {
     pub user: ResolvedUser,
     /// The unpacked layers, lowest first.
     pub layers: Vec<PathBuf>,
+}
+
+/// Limits to be set, of a container that is there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LimitChange {
+    /// What is not named in it stays; it has no devices.
+    pub resources: LinuxResources,
+    /// Of all processes of the container.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// Limits as they were, in the kernel's own words; kept in a record while a change is under way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Controller (empty where there is one hierarchy), file and content.
+    pub files: Vec<(String, String, String)>,
+    /// Of the container's first process.
+    pub oom_score_adj: Option<i32>,
 }
 
 /// Proof that the pod's directories and files are there.

@@ -253,6 +253,14 @@ impl Index {
         Ok((entry.handle.clone(), entry.view.clone()))
     }
 
+    /// A pod with all its containers, by id.
+    pub(crate) fn pod_as_shown(&self, id: &PodId) -> Option<(Arc<PodView>, Vec<Arc<ContainerView>>)> {
+        let inner = self.read();
+        let pod = inner.pods.get(id.as_str())?.view.clone()?;
+        let shown = inner.containers.values().filter_map(|entry| entry.view.as_ref());
+        Some((pod, shown.filter(|view| view.plan.pod == *id).cloned().collect()))
+    }
+
     pub(crate) fn pods(&self, filter: &PodFilter) -> Vec<Arc<PodView>> {
         let inner = self.read();
         let shown = starting(&inner.pods, filter.id.as_deref().unwrap_or("")).filter_map(|e| e.view.as_ref());

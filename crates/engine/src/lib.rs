@@ -26,6 +26,7 @@ mod error;
 mod events;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod feed;
 pub mod host;
 mod index;
 mod names;
@@ -41,5 +42,6 @@ mod view;
 pub use crate::core::{Go, Parts, Probe, Random};
 pub use engine::Engine;
 pub use error::{Cause, EngineError};
+pub use feed::{Ended as EventsEnded, Event, EventKind, Subscription};
 pub use host::Host;
 pub use view::{ContainerFilter, ContainerState, ContainerView, PodFilter, PodState, PodView};

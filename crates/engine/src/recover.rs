@@ -3,12 +3,12 @@
 //! does not answer) goes on beside the calls.
 
 use crate::{
-    container::{self, plan::ContainerPlan},
     core::Core,
     error::EngineError,
     host::Host,
     index::born,
-    pod, record,
+    pod,
+    record::{self, FoundContainer},
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use store::Table;
@@ -19,7 +19,7 @@ use types::PodId;
 const BOUND: Duration = Duration::from_secs(2);
 const PER_POD: Duration = Duration::from_millis(5);
 
-type Containers = BTreeMap<PodId, Vec<(ContainerPlan, container::Phase)>>;
+type Containers = BTreeMap<PodId, Vec<FoundContainer>>;
 
 /// # Errors
 /// If the store cannot be read. A record that cannot be understood is left alone and told in the
@@ -29,9 +29,9 @@ pub(crate) async fn recover<H: Host>(core: &Arc<Core<H>>) -> Result<(), EngineEr
     let mut pods = Vec::new();
     for (key, bytes) in scan(core, Table::PODS)? {
         match record::pod(&bytes) {
-            Ok((plan, phase)) => {
-                let own = containers.remove(&plan.id).unwrap_or_default();
-                match pod::found(core, plan, phase, own) {
+            Ok(found) => {
+                let own = containers.remove(&found.0.id).unwrap_or_default();
+                match pod::found(core, found, own) {
                     Some(handle) => pods.push(handle),
                     None => tracing::error!(pod = key, "two records have one name: this one is left alone"),
                 }
@@ -61,7 +61,7 @@ fn containers<H: Host>(core: &Core<H>) -> Result<Containers, EngineError> {
     let mut all = Containers::new();
     for (key, bytes) in scan(core, Table::CONTAINERS)? {
         match record::container(&bytes) {
-            Ok((plan, phase)) => all.entry(plan.pod.clone()).or_default().push((plan, phase)),
+            Ok(found) => all.entry(found.0.pod.clone()).or_default().push(found),
             Err(error) => {
                 tracing::error!(container = key, %error, "a record cannot be understood: it is left alone");
             }

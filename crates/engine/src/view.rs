@@ -15,6 +15,8 @@ pub struct PodView {
     pub plan: Arc<PodPlan>,
     /// Where it is in its life; never `Creating`.
     pub phase: pod::Phase,
+    /// What UpdatePodSandboxResources told last, if it did.
+    pub size: Option<Arc<pod::PodSize>>,
 }
 
 /// `PodSandboxState`.

@@ -2,8 +2,7 @@
 
 use super::{
     phase::{Event, Phase},
-    plan::{self, ContainerPlan},
-    run,
+    plan, run,
     task::Task,
 };
 use crate::{
@@ -14,7 +13,7 @@ use crate::{
     index::{ContainerHandle, PodShared},
     names::{ContainerName, Fingerprint},
     pod::PodUp,
-    record,
+    record::{self, FoundContainer},
 };
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -80,7 +79,7 @@ async fn make<H: Host>(
         let image = image.map_err(|error| EngineError::image(&spec.image, doing, error))?;
         let plan = plan::plan(&pod.plan, id, spec, image, core.now())?;
         let oci = plan::oci_spec(&pod.plan, up, &plan)?;
-        core.commit("container.planned", record::put_container(&plan, &Phase::Creating)).await?;
+        core.commit("container.planned", record::put_container(&plan, &Phase::Creating, None)).await?;
         Ok((plan, oci))
     };
     let (plan, oci) = match decided.await {
@@ -88,7 +87,7 @@ async fn make<H: Host>(
         Err(error) => return Made::Nothing(error),
     };
     let (core, pod, plan) = (Arc::clone(core), Arc::clone(pod), Arc::new(plan));
-    let mut task = Task { core, pod, plan, phase: Phase::Creating, ending: None, panics: 0 };
+    let mut task = Task { core, pod, plan, phase: Phase::Creating, ending: None, undo: None, panics: 0 };
     let cause = match run::bring_up(&task.core, &task.pod.plan, &task.plan, &oci).await {
         Ok(created) => match task.apply("container.created", Event::Made { pid: created.pid }).await {
             Ok(_) => return Made::Container(task),
@@ -127,8 +126,7 @@ async fn undo<H: Host>(task: &mut Task<H>) -> Result<(), ()> {
 pub(crate) fn found<H: Host>(
     core: &Arc<Core<H>>,
     pod: &Arc<PodShared>,
-    plan: ContainerPlan,
-    phase: Phase,
+    (plan, phase, limits): FoundContainer,
 ) -> ContainerHandle {
     let (task, mailbox) = mpsc::channel(MAILBOX);
     let (told, born) = watch::channel(None);
@@ -138,7 +136,8 @@ pub(crate) fn found<H: Host>(
     core.index.add_found(handle.clone());
     pod.add(handle.clone());
     let (core, pod) = (Arc::clone(core), Arc::clone(pod));
-    let mut task = Task { core, pod, plan: Arc::new(plan), phase, ending: None, panics: 0 };
+    let plan = Arc::new(plan);
+    let mut task = Task { core, pod, plan, phase, ending: None, undo: limits, panics: 0 };
     tokio::spawn(async move {
         if task.phase == Phase::Creating {
             let interrupted =
@@ -154,6 +153,8 @@ pub(crate) fn found<H: Host>(
                 tracing::warn!(container = %task.plan.id, error = chain(&error), "its image is not held");
             }
             task.show();
+            task.take_back().await;
+            task.tell_again();
             told.send_replace(Some(Ok(())));
         }
         task.serve(mailbox).await;

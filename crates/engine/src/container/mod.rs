@@ -6,6 +6,7 @@ pub mod plan;
 pub(crate) mod run;
 mod stop;
 pub(crate) mod task;
+mod update;
 
 pub(crate) use birth::{found, new};
 pub use phase::{Denied, Effect, Ended, Event, Phase, Reason, START_FAILED_CODE, UNKNOWN_CODE};

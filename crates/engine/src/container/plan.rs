@@ -7,7 +7,11 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::path::{Component, Path, PathBuf};
-use types::{ContainerId, PodId, Timestamp, container::ContainerSpec, signal::Signal};
+use types::{
+    ContainerId, PodId, Timestamp,
+    container::{ContainerSpec, Resources},
+    signal::Signal,
+};
 
 /// What a container will own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +36,18 @@ pub struct ContainerPlan {
     pub log: Option<PathBuf>,
     /// What StopContainer sends first: the request's, else the image's, else SIGTERM.
     pub stop_signal: Signal,
+    /// The limits since the last UpdateContainerResources; `None` = those of the spec, which stays as
+    /// it was asked, because a retry of CreateContainer is known by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated: Option<Resources>,
+}
+
+impl ContainerPlan {
+    /// The limits in force.
+    #[must_use]
+    pub fn resources(&self) -> &Resources {
+        self.updated.as_ref().unwrap_or(&self.spec.resources)
+    }
 }
 
 /// The plan of a container. It is a function: nothing is made or looked up.
@@ -56,6 +72,7 @@ pub fn plan(
         image,
         id,
         spec,
+        updated: None,
     })
 }
 

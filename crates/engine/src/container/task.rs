@@ -11,14 +11,15 @@ use crate::{
     core::Core,
     error::{EngineError, chain},
     events::{MAILBOX, MOST_PANICS, Reply},
-    host::{Exit, Host, Life},
+    feed::EventKind,
+    host::{Exit, Host, Life, Limits},
     index::PodShared,
     record,
     view::ContainerView,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::mpsc, time::sleep_until};
-use types::Timestamp;
+use types::{Timestamp, container::Resources};
 
 /// What a container is asked and told.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) enum Ask {
     Stop { grace: Duration, reply: Reply },
     /// RemoveContainer.
     Remove(Reply),
+    /// UpdateContainerResources.
+    Update { asked: Box<Resources>, reply: Reply },
     /// ReopenContainerLog.
     ReopenLog(Reply),
     /// Its shim recorded its end.
@@ -46,6 +49,8 @@ pub(crate) struct Task<H: Host> {
     pub(super) plan: Arc<ContainerPlan>,
     pub(super) phase: Phase,
     pub(super) ending: Option<Ending>,
+    /// The limits before an update that is not finished.
+    pub(super) undo: Option<Limits>,
     /// How often the task was replaced after a panic.
     pub(super) panics: u32,
 }
@@ -61,8 +66,8 @@ impl<H: Host> Drop for Task<H> {
         }
         self.pod.replace_task(&self.plan.id, &sender);
         let (core, pod, plan) = (Arc::clone(&self.core), Arc::clone(&self.pod), Arc::clone(&self.plan));
-        let mut task =
-            Task { core, pod, plan, phase: self.phase.clone(), ending: None, panics: self.panics + 1 };
+        let (phase, undo) = (self.phase.clone(), self.undo.clone());
+        let mut task = Task { core, pod, plan, phase, ending: None, undo, panics: self.panics + 1 };
         runtime.spawn(async move {
             let doubt = Event::Doubtful { message: "the container's task has panicked".to_owned() };
             if let Err(error) = task.apply("container.doubtful", doubt).await {
@@ -105,6 +110,7 @@ impl<H: Host> Task<H> {
         match ask {
             Ask::Start(reply) => reply.send(self.start().await),
             Ask::Stop { grace, reply } => self.stop(grace, reply).await,
+            Ask::Update { asked, reply } => reply.send(self.update(&asked).await),
             Ask::ReopenLog(reply) => reply.send(self.reopen_log().await),
             Ask::Exited(exit) => self.exited(exit).await,
             Ask::ShimLost(reply) => {
@@ -137,9 +143,28 @@ impl<H: Host> Task<H> {
             return Ok(effect);
         }
         self.phase = phase;
-        let recorded = self.core.commit(point, record::put_container(&self.plan, &self.phase)).await;
+        let recorded = self.record(point).await;
         self.show();
+        let kind = match &self.phase {
+            Phase::Created { .. } => Some(EventKind::Created),
+            Phase::Running { .. } => Some(EventKind::Started),
+            Phase::Exited(_) => Some(EventKind::Stopped),
+            // The CRI has no event for it: it is told when it is known to have ended.
+            Phase::Creating | Phase::Unknown { .. } => None,
+        };
+        if let Some(kind) = kind {
+            self.tell(kind);
+        }
         recorded.map(|()| effect)
+    }
+
+    pub(super) async fn record(&self, point: &'static str) -> Result<(), EngineError> {
+        let change = record::put_container(&self.plan, &self.phase, self.undo.as_ref());
+        self.core.commit(point, change).await
+    }
+
+    pub(super) fn tell(&self, kind: EventKind) {
+        self.core.tell(kind, &self.plan.pod, Some(&self.plan.id));
     }
 
     pub(super) fn show(&self) {
@@ -237,6 +262,7 @@ impl<H: Host> Task<H> {
         dropped.map_err(|error| EngineError::host("cannot remove the container", error))?;
         self.core.commit("container.removed", record::remove_container(&self.plan)).await?;
         self.forget();
+        self.tell(EventKind::Deleted);
         self.end_stop(&Ok(()));
         Ok(())
     }

@@ -45,6 +45,8 @@ struct World {
     stuck: BTreeSet<&'static str>,
     panics: BTreeSet<&'static str>,
     done: Vec<&'static str>,
+    /// What is written in files of containers' groups.
+    limits: BTreeMap<ContainerId, BTreeMap<String, String>>,
     next_pid: u32,
     now: i64,
 }
@@ -112,6 +114,12 @@ impl FakeHost {
     pub fn exit(&self, container: &ContainerId, code: i32, oom_killed: bool) {
         self.world().end(container, code, oom_killed);
         self.0.news.notify_waiters();
+    }
+
+    /// What was last written into a file of the container's group.
+    #[must_use]
+    pub fn limit(&self, container: &ContainerId, file: &str) -> Option<String> {
+        self.world().limits.get(container)?.get(file).cloned()
     }
 
     /// The pod's shim dies; its containers live on.

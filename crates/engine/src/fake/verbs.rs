@@ -3,8 +3,8 @@
 use super::{FakeHost, IMAGE, Known, Shim, World};
 use crate::host::{
     Attached, ContainerPlan, Created, Exec, ExecOutput, Exit, Fault, Host, HostError, ImageFacts, Life,
-    Namespaces, OciSpec, PodDirs, PodGroup, PodPlan, Result, Rootfs, ShimContainer, ShimState, ShimUp,
-    Started, Whom,
+    LimitChange, Limits, Namespaces, OciSpec, PodDirs, PodGroup, PodPlan, Result, Rootfs, ShimContainer,
+    ShimState, ShimUp, Started, Whom,
 };
 use std::net::IpAddr;
 use types::{
@@ -199,6 +199,38 @@ impl Host for FakeHost {
         })
     }
 
+    async fn limits(&self, container: &ContainerPlan, change: &LimitChange) -> Result<Limits> {
+        let world = self.world();
+        let set = world.limits.get(&container.id).cloned().unwrap_or_default();
+        let before = |(file, _): (&'static str, String)| {
+            let content = set.get(file).cloned().unwrap_or_else(|| "unset".to_owned());
+            (String::new(), file.to_owned(), content)
+        };
+        Ok(Limits {
+            files: writes(change).into_iter().map(before).collect(),
+            oom_score_adj: change.oom_score_adj.map(|_| 0),
+        })
+    }
+
+    async fn set_limits(&self, container: &ContainerPlan, change: &LimitChange) -> Result<()> {
+        // One verb of the world for each file, so that a test can have any of them fail.
+        for (file, content) in writes(change) {
+            self.act("set_limits", |world| {
+                world.limits.entry(container.id.clone()).or_default().insert(file.to_owned(), content);
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn restore_limits(&self, container: &ContainerPlan, before: &Limits) -> Result<()> {
+        self.act("restore_limits", |world| {
+            let set = world.limits.entry(container.id.clone()).or_default();
+            for (_, file, content) in &before.files {
+                set.insert(file.clone(), content.clone());
+            }
+        })
+    }
+
     async fn reopen_log(&self, pod: &PodPlan, _: &ContainerPlan) -> Result<()> {
         self.with_shim(pod, |_| ())?;
         self.act("reopen_log", |_| ())
@@ -281,6 +313,19 @@ impl World {
         }
         Ok(Started { at })
     }
+}
+
+/// The files that a change writes: enough of them for a story.
+fn writes(change: &LimitChange) -> Vec<(&'static str, String)> {
+    let cpu = change.resources.cpu().as_ref();
+    let memory = change.resources.memory().as_ref();
+    let numbers = [
+        ("shares", cpu.and_then(|cpu| cpu.shares()).map(|n| n.to_string())),
+        ("quota", cpu.and_then(|cpu| cpu.quota()).map(|n| n.to_string())),
+        ("memory", memory.and_then(|memory| memory.limit()).map(|n| n.to_string())),
+        ("oom_score_adj", change.oom_score_adj.map(|n| n.to_string())),
+    ];
+    numbers.into_iter().filter_map(|(file, content)| Some((file, content?))).collect()
 }
 
 fn bundle(pod: &PodPlan, container: &ContainerPlan) -> String {

@@ -2,19 +2,18 @@
 
 use super::{
     phase::{Event, Left, Phase},
-    plan::{self, PodPlan},
-    run,
+    plan, run,
     task::{Ask, Task},
 };
 use crate::{
-    container::{self, plan::ContainerPlan},
+    container,
     core::{Core, Guard},
     error::{EngineError, chain},
     events::{self, From, MAILBOX},
     host::{Host, ShimState},
     index::{PodHandle, PodShared, born},
     names::{Fingerprint, PodName},
-    record,
+    record::{self, FoundContainer, FoundPod},
 };
 use std::sync::Arc;
 use tokio::sync::{
@@ -69,7 +68,7 @@ async fn make<H: Host>(core: &Arc<Core<H>>, id: PodId, spec: PodSpec, me: WeakSe
     let decided = async {
         let facts = facts(core, &id, &spec).await?;
         let plan = plan::plan(&core.config, id, spec, facts, core.now())?;
-        core.commit("pod.planned", record::put_pod(&plan, &Phase::Creating)).await?;
+        core.commit("pod.planned", record::put_pod(&plan, &Phase::Creating, None)).await?;
         Ok(plan)
     };
     let plan = match decided.await {
@@ -77,8 +76,15 @@ async fn make<H: Host>(core: &Arc<Core<H>>, id: PodId, spec: PodSpec, me: WeakSe
         Err(error) => return Made::Nothing(error),
     };
     let shared = Arc::new(PodShared::new(plan));
-    let mut task =
-        Task { core: Arc::clone(core), shared, phase: Phase::Creating, listener: None, me, panics: 0 };
+    let mut task = Task {
+        core: Arc::clone(core),
+        shared,
+        phase: Phase::Creating,
+        size: None,
+        listener: None,
+        me,
+        panics: 0,
+    };
     let cause = match run::bring_up(core, &task.shared.plan).await {
         Ok(up) => match task.apply("pod.ready", Event::CameUp(up)).await {
             Ok(_) => {
@@ -134,9 +140,8 @@ async fn undo<H: Host>(task: &mut Task<H>) -> Result<(), ()> {
 /// is taken by another record.
 pub(crate) fn found<H: Host>(
     core: &Arc<Core<H>>,
-    plan: PodPlan,
-    phase: Phase,
-    containers: Vec<(ContainerPlan, container::Phase)>,
+    (plan, phase, size): FoundPod,
+    containers: Vec<FoundContainer>,
 ) -> Option<PodHandle> {
     let (sender, mailbox) = mpsc::channel(MAILBOX);
     let (told, is_born) = watch::channel(None);
@@ -151,7 +156,8 @@ pub(crate) fn found<H: Host>(
         return None;
     }
     let shared = Arc::new(PodShared::new(Arc::new(plan)));
-    let mut task = Task { core: Arc::clone(core), shared, phase, listener: None, me, panics: 0 };
+    let size = size.map(Arc::new);
+    let mut task = Task { core: Arc::clone(core), shared, phase, size, listener: None, me, panics: 0 };
     tokio::spawn(async move {
         let result = recover(&mut task, containers).await;
         let gone = task.phase == Phase::Creating;
@@ -168,20 +174,15 @@ pub(crate) fn found<H: Host>(
 
 /// Brings a pod that was found to a state that is true. What it answers is for who asks for the same
 /// pod again.
-async fn recover<H: Host>(
-    task: &mut Task<H>,
-    containers: Vec<(ContainerPlan, container::Phase)>,
-) -> Result<(), EngineError> {
+async fn recover<H: Host>(task: &mut Task<H>, containers: Vec<FoundContainer>) -> Result<(), EngineError> {
     if task.phase == Phase::Creating {
         let _ = undo(task).await;
         return Err(EngineError::precondition("the pod sandbox was being made when the daemon ended"));
     }
     // Shown first: a shim that does not answer hides no pod.
     task.show();
-    let children: Vec<_> = containers
-        .into_iter()
-        .map(|(plan, phase)| container::found(&task.core, &task.shared, plan, phase))
-        .collect();
+    let children: Vec<_> =
+        containers.into_iter().map(|found| container::found(&task.core, &task.shared, found)).collect();
     for child in children {
         // Its failure is its own: it is told to who asks for it.
         let _ = born(child.born, "container").await;

@@ -4,12 +4,14 @@
 use super::{
     phase::{Effect, Event, Left, Phase, PodUp},
     run,
+    size::PodSize,
 };
 use crate::{
     container,
     core::{Core, Guard},
     error::{EngineError, chain},
     events::{self, From, Reply, ask_all},
+    feed::EventKind,
     host::Host,
     index::{ContainerHandle, PodShared},
     names::{ContainerName, Fingerprint},
@@ -33,6 +35,8 @@ pub(crate) enum Ask {
     Stop(Reply),
     /// RemovePodSandbox.
     Remove(Reply),
+    /// UpdatePodSandboxResources.
+    Resize { size: Box<PodSize>, reply: Reply },
     /// Its shim has ended by itself.
     ShimLost { message: String },
 }
@@ -42,6 +46,8 @@ pub(crate) struct Task<H: Host> {
     pub(super) core: Arc<Core<H>>,
     pub(super) shared: Arc<PodShared>,
     pub(super) phase: Phase,
+    /// What UpdatePodSandboxResources told.
+    pub(super) size: Option<Arc<PodSize>>,
     /// Listens to the shim while the pod is ready.
     pub(super) listener: Option<AbortHandle>,
     /// The way back to this task, for the listener; it does not keep the task.
@@ -69,6 +75,7 @@ impl<H: Host> Task<H> {
             match ask {
                 Ask::Create { spec, guard, reply } => reply.send(self.create(*spec, guard)),
                 Ask::Stop(reply) => reply.send(self.stop().await),
+                Ask::Resize { size, reply } => reply.send(self.resize(*size).await),
                 Ask::ShimLost { message } => self.shim_lost(message).await,
                 Ask::Remove(reply) => {
                     let removed = self.remove().await;
@@ -92,9 +99,9 @@ impl<H: Host> Task<H> {
             return false;
         }
         let (core, shared) = (Arc::clone(&self.core), Arc::clone(&self.shared));
+        let (phase, size) = (self.phase.clone(), self.size.clone());
         let me = sender.downgrade();
-        let mut task =
-            Task { core, shared, phase: self.phase.clone(), listener: None, me, panics: self.panics + 1 };
+        let mut task = Task { core, shared, phase, size, listener: None, me, panics: self.panics + 1 };
         runtime.spawn(async move {
             let (message, left) = ("the pod's task has panicked".to_owned(), Left::Something);
             let (event, was_ready) = match &task.phase {
@@ -125,15 +132,45 @@ impl<H: Host> Task<H> {
         if effect != Effect::Publish {
             return Ok(effect);
         }
+        let was_ready = matches!(self.phase, Phase::Ready(_));
         self.phase = phase;
-        let recorded = self.core.commit(point, record::put_pod(&self.shared.plan, &self.phase)).await;
+        let recorded = self.record(point).await;
         self.show();
+        let kinds: &[EventKind] = match (was_ready, &self.phase) {
+            // A sandbox is there when it is ready: both at once, as containerd tells it.
+            (false, Phase::Ready(_)) => &[EventKind::Created, EventKind::Started],
+            (true, Phase::NotReady { .. }) => &[EventKind::Stopped],
+            (_, Phase::Creating | Phase::Ready(_) | Phase::NotReady { .. }) => &[],
+        };
+        for kind in kinds {
+            self.core.tell(*kind, &self.shared.plan.id, None);
+        }
         recorded.map(|()| effect)
+    }
+
+    async fn record(&self, point: &'static str) -> Result<(), EngineError> {
+        let change = record::put_pod(&self.shared.plan, &self.phase, self.size.as_deref());
+        self.core.commit(point, change).await
+    }
+
+    /// Keeps what the kubelet told of the pod's size. The pod's cgroup is the kubelet's own, and it
+    /// has resized it already.
+    async fn resize(&mut self, told: PodSize) -> Result<(), EngineError> {
+        let before = self.size.replace(Arc::new(match &self.size {
+            Some(before) => before.with(told),
+            None => told,
+        }));
+        let recorded = self.record("pod.resized").await;
+        if recorded.is_err() {
+            self.size = before;
+        }
+        self.show();
+        recorded
     }
 
     pub(super) fn show(&self) {
         let (plan, phase) = (Arc::clone(&self.shared.plan), self.phase.clone());
-        self.core.index.show_pod(PodView { plan, phase });
+        self.core.index.show_pod(PodView { plan, phase, size: self.size.clone() });
     }
 
     pub(super) fn listen(&mut self, from: From) {
@@ -204,6 +241,7 @@ impl<H: Host> Task<H> {
         let dropped = self.core.step("pod.drop_dirs", self.core.host.drop_pod_dirs(plan)).await;
         dropped.map_err(|error| EngineError::host("cannot remove the pod sandbox", error))?;
         self.core.commit("pod.removed", record::remove_pod(plan)).await?;
+        self.core.tell(EventKind::Deleted, &plan.id, None);
         self.core.index.remove_pod(&plan.id);
         Ok(())
     }

@@ -3,12 +3,12 @@
 use super::*;
 use crate::{
     container::{self, plan as container_plan},
-    host::{ImageFacts, ShimUp},
-    pod::{Phase, PodUp, plan as pod_plan},
+    host::{ImageFacts, Limits, ShimUp},
+    pod::{Phase, PodSize, PodUp, plan as pod_plan},
     record,
 };
 use store::Table;
-use types::{ContainerId, PodId};
+use types::{ContainerId, PodId, container::Resources};
 
 const POD_V1: &str = include_str!("testdata/pod-v1.json");
 const CONTAINER_V1: &str = include_str!("testdata/container-v1.json");
@@ -32,18 +32,26 @@ fn container_record() -> (container_plan::ContainerPlan, container::Phase) {
 
 #[test]
 fn records_of_the_first_version_are_read() {
-    assert_eq!(record::pod(POD_V1.trim().as_bytes()).expect("readable"), pod_record());
-    assert_eq!(record::container(CONTAINER_V1.trim().as_bytes()).expect("readable"), container_record());
+    let (plan, phase) = pod_record();
+    assert_eq!(record::pod(POD_V1.trim().as_bytes()).expect("readable"), (plan, phase, None));
+    let (plan, phase) = container_record();
+    assert_eq!(record::container(CONTAINER_V1.trim().as_bytes()).expect("readable"), (plan, phase, None));
 }
 
 #[test]
 fn records_are_written_so_that_they_are_read_again() {
     let (plan, phase) = pod_record();
-    let written = record::put_pod(&plan, &phase);
-    assert_eq!(record::pod(&written.value.expect("bytes")).expect("readable"), (plan, phase));
-    let (plan, phase) = container_record();
-    let written = record::put_container(&plan, &phase);
-    assert_eq!(record::container(&written.value.expect("bytes")).expect("readable"), (plan, phase));
+    let size =
+        PodSize { overhead: None, resources: Some(Resources { oom_score_adj: 3, ..Default::default() }) };
+    let written = record::put_pod(&plan, &phase, Some(&size));
+    assert_eq!(record::pod(&written.value.expect("bytes")).expect("readable"), (plan, phase, Some(size)));
+    let (mut plan, phase) = container_record();
+    plan.updated = Some(Resources { cpu_shares: Some(2), ..Default::default() });
+    let undo =
+        Limits { files: vec![("cpu".into(), "cpu.shares".into(), "1024".into())], oom_score_adj: Some(-7) };
+    let written = record::put_container(&plan, &phase, Some(&undo));
+    let read = record::container(&written.value.expect("bytes")).expect("readable");
+    assert_eq!(read, (plan, phase, Some(undo)));
 }
 
 #[tokio::test]

@@ -11,14 +11,15 @@ mod files;
 mod network;
 mod pod;
 mod shims;
+mod update;
 
 use blocking::blocking;
 use cgroup::Mounts;
 use engine::{
     Host,
     host::{
-        Attached, ContainerPlan, Created, Exec, ExecOutput, Exit, ImageFacts, Namespaces, OciSpec, PodDirs,
-        PodGroup, PodPlan, Result, Rootfs, ShimState, ShimUp, Started, Whom,
+        Attached, ContainerPlan, Created, Exec, ExecOutput, Exit, ImageFacts, LimitChange, Limits,
+        Namespaces, OciSpec, PodDirs, PodGroup, PodPlan, Result, Rootfs, ShimState, ShimUp, Started, Whom,
     },
 };
 use image::Images;
@@ -172,6 +173,21 @@ impl Host for LinuxHost {
         blocking("dropping the container", move || container::drop_host_side(&mounts, &plan)).await?;
         self.images.release(&container.id);
         Ok(())
+    }
+
+    async fn limits(&self, container: &ContainerPlan, change: &LimitChange) -> Result<Limits> {
+        let (mounts, plan, change) = (self.mounts.clone(), container.clone(), change.clone());
+        blocking("reading the container's limits", move || update::limits(&mounts, &plan, &change)).await
+    }
+
+    async fn set_limits(&self, container: &ContainerPlan, change: &LimitChange) -> Result<()> {
+        let (mounts, plan, change) = (self.mounts.clone(), container.clone(), change.clone());
+        blocking("setting the container's limits", move || update::set(&mounts, &plan, &change)).await
+    }
+
+    async fn restore_limits(&self, container: &ContainerPlan, before: &Limits) -> Result<()> {
+        let (mounts, plan, before) = (self.mounts.clone(), container.clone(), before.clone());
+        blocking("restoring the container's limits", move || update::restore(&mounts, &plan, &before)).await
     }
 
     async fn reopen_log(&self, pod: &PodPlan, container: &ContainerPlan) -> Result<()> {
