@@ -121,7 +121,7 @@ impl<H: Host> Bench<H> {
 
     async fn make(&self, pod: &PodPlan, up: &PodUp, plan: &ContainerPlan, steps: usize) {
         let host = &self.host;
-        let spec = container::oci_spec(pod, up, plan).expect("a spec");
+        let spec = container::oci_spec(pod, up, None, plan).expect("a spec");
         if steps > 0 {
             host.hold_image(plan).await.expect("held");
         }

@@ -71,10 +71,11 @@ pub(crate) const ALL: [Capability; 41] = [
 /// with inheritable ones gives them to every program with file capabilities (safety: CVE-2022-24769).
 pub(crate) fn sets(security: &Security) -> Result<LinuxCapabilities, SpecError> {
     let bounding = bounding(security)?;
-    let ambient = named(
-        "config.linux.security_context.capabilities.add_ambient_capabilities",
-        &security.add_ambient_capabilities,
-    )?;
+    let asked = &security.add_ambient_capabilities;
+    let mut ambient = named("config.linux.security_context.capabilities.add_ambient_capabilities", asked)?;
+    if asked.iter().any(|name| name == "ALL") {
+        ambient.extend(ALL);
+    }
     let with_ambient: Capabilities = bounding.union(&ambient).copied().collect();
     LinuxCapabilitiesBuilder::default()
         .bounding(with_ambient.clone())
@@ -158,5 +159,10 @@ mod tests {
         let ambient = sets(&security).expect("fine");
         assert_eq!(ambient.ambient().as_ref().map(|set| set.len()), Some(1));
         assert_eq!(ambient.inheritable().as_ref().map(|set| set.len()), Some(1));
+        let all = Security { add_ambient_capabilities: vec!["ALL".to_owned()], ..Security::default() };
+        let all = sets(&all).expect("fine");
+        for set in [all.ambient(), all.inheritable(), all.bounding(), all.permitted(), all.effective()] {
+            assert_eq!(set.as_ref().map(|set| set.len()), Some(ALL.len()));
+        }
     }
 }

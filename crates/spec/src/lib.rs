@@ -1,11 +1,12 @@
 //! Plan to OCI runtime spec, a pure function.
 //!
 //! It opens nothing and asks nobody: what it needs of the host is in [`Input`]. Two things are left
-//! to who makes the container, because they want a look at the host: device nodes (their numbers)
-//! and the seccomp filter (compiled and cached elsewhere).
+//! to who makes the container, because they want a look at the host: device nodes (their numbers),
+//! the seccomp filter (compiled and cached elsewhere), and what else is hidden of /sys.
 #![forbid(unsafe_code)]
 
 mod capabilities;
+mod hidden;
 mod mounts;
 mod process;
 mod resources;
@@ -24,7 +25,7 @@ use std::{
 use types::{
     ContainerId, PodId,
     container::{ContainerSpec, ImageDefaults, PidMode, Propagation, ResolvedUser},
-    pod::PodSpec,
+    pod::{NsMode, PodSpec},
 };
 
 /// All that a container's spec follows from.
@@ -61,6 +62,8 @@ pub struct Places {
     pub uts: Option<PathBuf>,
     /// The PID namespace that the pod shares; needed with [`PidMode::Pod`] only.
     pub pid: Option<PathBuf>,
+    /// That of the container's target; needed with [`PidMode::Target`] only.
+    pub target: Option<PathBuf>,
     /// Mounted at /etc/hosts.
     pub hosts: PathBuf,
     /// Mounted at /etc/hostname.
@@ -104,11 +107,7 @@ pub fn container(input: &Input<'_>) -> Result<Spec, SpecError> {
             "the pod sandbox is not privileged, so no container of it can be",
         ));
     }
-    let (masked, readonly) = if security.privileged {
-        (Vec::new(), Vec::new())
-    } else {
-        (security.masked_paths.clone(), security.readonly_paths.clone())
-    };
+    let (masked, readonly) = hidden::hidden(input);
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces(input)?)
         .resources(resources::resources(input)?)
@@ -149,6 +148,7 @@ fn namespace(kind: LinuxNamespaceType, path: Option<&Path>) -> Result<LinuxNames
 /// cgroups, as with the peers); the PID namespace as the container asks.
 fn namespaces(input: &Input<'_>) -> Result<Vec<LinuxNamespace>, SpecError> {
     let places = input.places;
+    shared_namespaces(input)?;
     let mut all = vec![namespace(LinuxNamespaceType::Mount, None)?];
     if !input.container.security.privileged {
         all.push(namespace(LinuxNamespaceType::Cgroup, None)?);
@@ -163,20 +163,65 @@ fn namespaces(input: &Input<'_>) -> Result<Vec<LinuxNamespace>, SpecError> {
             all.push(namespace(kind, Some(pin))?);
         }
     }
-    match input.container.security.namespaces.pid {
-        PidMode::Container => all.push(namespace(LinuxNamespaceType::Pid, None)?),
-        PidMode::Node => {}
-        PidMode::Pod => {
-            let path = places.pid.as_deref().ok_or_else(|| {
-                SpecError::new(
-                    "config.linux.security_context.namespace_options.pid",
-                    "is POD, but the pod sandbox was not made with one PID namespace for all",
-                )
-            })?;
-            all.push(namespace(LinuxNamespaceType::Pid, Some(path))?);
-        }
+    match pid_namespace(input)? {
+        Pid::Own => all.push(namespace(LinuxNamespaceType::Pid, None)?),
+        Pid::Node => {}
+        Pid::Of(path) => all.push(namespace(LinuxNamespaceType::Pid, Some(path))?),
     }
     Ok(all)
+}
+
+enum Pid<'a> {
+    Own,
+    Node,
+    Of(&'a Path),
+}
+
+/// POD is what the pod has, be it the node's; NODE is only for a pod that has the node's.
+fn pid_namespace<'a>(input: &Input<'a>) -> Result<Pid<'a>, SpecError> {
+    const FIELD: &str = "config.linux.security_context.namespace_options.pid";
+    match (&input.container.security.namespaces.pid, input.pod.namespaces.pid) {
+        (PidMode::Container, _) => Ok(Pid::Own),
+        (PidMode::Pod | PidMode::Node, NsMode::Node) => Ok(Pid::Node),
+        (PidMode::Pod, NsMode::Pod | NsMode::Container) => {
+            input.places.pid.as_deref().map(Pid::Of).ok_or_else(|| {
+                SpecError::new(
+                    FIELD,
+                    "is POD, but the pod sandbox was not made with one PID namespace for all",
+                )
+            })
+        }
+        (PidMode::Node, NsMode::Pod | NsMode::Container) => Err(SpecError::new(
+            FIELD,
+            "is NODE, but the pod sandbox was not made in the node's PID namespace",
+        )),
+        (PidMode::Target(_), _) => input.places.target.as_deref().map(Pid::Of).ok_or_else(|| {
+            SpecError::new(FIELD, "is TARGET, and it is not known where the target's namespace is")
+        }),
+    }
+}
+
+/// Network and IPC are the pod's, which a container can only say again: POD is what the pod has.
+fn shared_namespaces(input: &Input<'_>) -> Result<(), SpecError> {
+    let (own, pod) = (&input.container.security.namespaces, &input.pod.namespaces);
+    for (field, own, pod) in [
+        ("config.linux.security_context.namespace_options.network", own.network, pod.network),
+        ("config.linux.security_context.namespace_options.ipc", own.ipc, pod.ipc),
+    ] {
+        match (own, pod) {
+            (NsMode::Pod, _) | (NsMode::Node, NsMode::Node) => {}
+            (NsMode::Node, NsMode::Pod | NsMode::Container) => {
+                return Err(SpecError::new(field, "is NODE, but the pod sandbox has a namespace of its own"));
+            }
+            (NsMode::Container, _) => {
+                return Err(SpecError::new(
+                    field,
+                    "is CONTAINER, and the containers of a pod share this one",
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Mount events go between host and container only when a mount asks for it.

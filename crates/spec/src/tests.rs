@@ -40,6 +40,7 @@ fn case() -> Case {
             ipc: Some("/s/ns/p/ipc".into()),
             uts: Some("/s/ns/p/uts".into()),
             pid: None,
+            target: None,
             hosts: "/s/pods/p/files/hosts".into(),
             hostname: "/s/pods/p/files/hostname".into(),
             resolv_conf: "/s/pods/p/files/resolv.conf".into(),
@@ -102,7 +103,7 @@ cwd "/"
 user {"additionalGids":[0],"gid":0,"uid":0}
 root {"path":"rootfs","readonly":false}
 propagation null
-masked []
+masked ["/proc/acpi","/proc/asound","/proc/interrupts","/proc/kcore","/proc/keys","/proc/latency_stats","/proc/sched_debug","/proc/scsi","/proc/timer_list","/proc/timer_stats","/sys/devices/virtual/powercap","/sys/firmware"]
 namespace {"type":"mount"}
 namespace {"type":"cgroup"}
 namespace {"path":"/s/ns/p/net","type":"network"}
@@ -175,7 +176,7 @@ fn everything_at_once() {
         r#"user {"additionalGids":[5,7],"gid":5,"uid":1000}"#,
         r#"root {"path":"rootfs","readonly":true}"#,
         r#"propagation "rslave""#,
-        r#"masked ["/proc/kcore"]"#,
+        r#"masked ["/proc/kcore","/proc/interrupts"]"#,
         "mount bind /srv at /data/x (rbind,rslave,ro)",
         "mount bind /k/hosts at /etc/hosts (rbind,rprivate,rw)",
         r#"resources {"cpu":{"cpus":"0","period":100000,"quota":20000,"shares":512},"devices":[{"access":"rwm","allow":false}],"hugepageLimits":[],"memory":{"limit":1048576,"swap":1048576}}"#,
@@ -219,6 +220,82 @@ fn the_nodes_network_and_one_pid_namespace() {
         assert!(text.contains(line), "no line {line} in\n{text}");
     }
     assert!(!text.contains(r#""type":"network""#), "{text}");
+}
+
+#[test]
+fn a_container_says_its_pods_namespaces_again_or_is_refused() {
+    let pid = |pod, container: PidMode| {
+        let mut case = case();
+        case.pod.namespaces.pid = pod;
+        case.container.security.namespaces.pid = container;
+        case.places.pid = (pod == NsMode::Pod).then(|| "/proc/7/ns/pid".into());
+        case.places.target = Some("/proc/8/ns/pid".into());
+        let value = serde_json::to_value(spec(&case).ok()?).expect("JSON");
+        let all = value["linux"]["namespaces"].as_array().expect("a list").clone();
+        let found = all.iter().find(|namespace| namespace["type"] == "pid");
+        Some(found.map_or("node".to_owned(), |pid| pid["path"].as_str().unwrap_or("own").to_owned()))
+    };
+    let target = || PidMode::Target("x".to_owned());
+    for (pod, container, expected) in [
+        (NsMode::Container, PidMode::Container, Some("own")),
+        (NsMode::Container, PidMode::Pod, None),
+        (NsMode::Container, PidMode::Node, None),
+        (NsMode::Container, target(), Some("/proc/8/ns/pid")),
+        (NsMode::Pod, PidMode::Container, Some("own")),
+        (NsMode::Pod, PidMode::Pod, Some("/proc/7/ns/pid")),
+        (NsMode::Pod, PidMode::Node, None),
+        (NsMode::Pod, target(), Some("/proc/8/ns/pid")),
+        (NsMode::Node, PidMode::Container, Some("own")),
+        (NsMode::Node, PidMode::Pod, Some("node")),
+        (NsMode::Node, PidMode::Node, Some("node")),
+        (NsMode::Node, target(), Some("/proc/8/ns/pid")),
+    ] {
+        assert_eq!(pid(pod, container.clone()).as_deref(), expected, "{pod:?} {container:?}");
+    }
+    for (pod, container, fine) in [
+        (NsMode::Pod, NsMode::Pod, true),
+        (NsMode::Node, NsMode::Pod, true),
+        (NsMode::Node, NsMode::Node, true),
+        (NsMode::Pod, NsMode::Node, false),
+        (NsMode::Pod, NsMode::Container, false),
+        (NsMode::Node, NsMode::Container, false),
+    ] {
+        let mut network = case();
+        network.pod.namespaces.network = pod;
+        network.container.security.namespaces.network = container;
+        let mut ipc = case();
+        ipc.pod.namespaces.ipc = pod;
+        ipc.container.security.namespaces.ipc = container;
+        assert_eq!(spec(&network).is_ok(), fine, "network {pod:?} {container:?}");
+        assert_eq!(spec(&ipc).is_ok(), fine, "ipc {pod:?} {container:?}");
+    }
+}
+
+#[test]
+fn paths_are_hidden_as_asked_or_by_default() {
+    let hidden = |masked: &[&str], readonly: &[&str], privileged: bool| {
+        let mut case = case();
+        case.pod.privileged = privileged;
+        case.container.security.privileged = privileged;
+        case.container.security.masked_paths = masked.iter().map(|path| (*path).to_owned()).collect();
+        case.container.security.readonly_paths = readonly.iter().map(|path| (*path).to_owned()).collect();
+        let value = serde_json::to_value(spec(&case).expect("a spec")).expect("JSON");
+        let list = |name: &str| -> Vec<String> {
+            serde_json::from_value(value["linux"][name].clone()).unwrap_or_default()
+        };
+        (list("maskedPaths"), list("readonlyPaths"))
+    };
+    let (masked, readonly) = hidden(&[], &[], false);
+    assert!(masked.contains(&"/proc/kcore".to_owned()) && masked.contains(&"/proc/interrupts".to_owned()));
+    assert!(readonly.contains(&"/proc/sysrq-trigger".to_owned()));
+    let (masked, readonly) = hidden(&["/proc/acpi"], &["/proc/sys"], false);
+    assert_eq!(
+        (masked.join(" "), readonly.join(" ")),
+        ("/proc/acpi /proc/interrupts".into(), "/proc/sys".into())
+    );
+    let (masked, readonly) = hidden(&[], &["/proc/sys"], false);
+    assert_eq!((masked.len(), readonly.len()), (0, 1), "one list was given");
+    assert_eq!(hidden(&["/proc/acpi"], &["/proc/sys"], true), (vec![], vec![]));
 }
 
 #[test]

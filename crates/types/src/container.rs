@@ -193,6 +193,8 @@ pub enum PidMode {
     Container,
     /// The node's.
     Node,
+    /// That of another container of the pod, by its id as asked: for a debug container (KEP-277).
+    Target(String),
 }
 
 /// Who the first process runs as, after /etc/passwd and /etc/group of the image were asked.

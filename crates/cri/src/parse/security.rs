@@ -177,7 +177,7 @@ pub(super) fn pod_namespaces(field: &str, asked: Option<&cri::NamespaceOption>) 
     })
 }
 
-/// Namespaces of a container. Network and IPC are the pod's whatever a container says.
+/// Namespaces of a container; whether they agree with its pod's is `spec`'s to say.
 fn container_namespaces(
     field: &str,
     asked: Option<&cri::NamespaceOption>,
@@ -186,7 +186,11 @@ fn container_namespaces(
     userns(&format!("{field}.userns_options"), asked.userns_options.as_ref())?;
     let mode = |name: &str, value: i32| match cri::NamespaceMode::try_from(value) {
         Ok(cri::NamespaceMode::Node) => Ok(NsMode::Node),
-        Ok(cri::NamespaceMode::Pod | cri::NamespaceMode::Container) => Ok(NsMode::Pod),
+        Ok(cri::NamespaceMode::Pod) => Ok(NsMode::Pod),
+        Ok(cri::NamespaceMode::Container) => Err(Bad::field(
+            format!("{field}.{name}"),
+            "is CONTAINER, and the containers of a pod share this one",
+        )),
         Ok(cri::NamespaceMode::Target) | Err(_) => {
             Err(Bad::field(format!("{field}.{name}"), "wants POD or NODE"))
         }
@@ -196,10 +200,7 @@ fn container_namespaces(
         Ok(cri::NamespaceMode::Container) => PidMode::Container,
         Ok(cri::NamespaceMode::Node) => PidMode::Node,
         Ok(cri::NamespaceMode::Target) => {
-            return Err(Bad::refused(
-                format!("{field}.pid"),
-                "the PID namespace of another container (TARGET)",
-            ));
+            PidMode::Target(text::name(&format!("{field}.target_id"), &asked.target_id)?)
         }
         Err(_) => return Err(Bad::field(format!("{field}.pid"), format!("{} is no mode", asked.pid))),
     };

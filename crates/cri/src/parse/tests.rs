@@ -241,8 +241,16 @@ fn each_bad_field_of_a_container_is_named() {
         security(|s| {
             s.namespace_options = Some(cri::NamespaceOption { pid: 3, ..Default::default() });
         }),
-        &format!("{at}.namespace_options.pid"),
+        &format!("{at}.namespace_options.target_id"),
     );
+    for (network, ipc, field) in [(1, 0, "network"), (3, 0, "network"), (0, 1, "ipc"), (0, 9, "ipc")] {
+        container_refused(
+            security(|s| {
+                s.namespace_options = Some(cri::NamespaceOption { network, ipc, ..Default::default() });
+            }),
+            &format!("{at}.namespace_options.{field}"),
+        );
+    }
 }
 
 #[test]

@@ -14,10 +14,14 @@ use crate::{
     names::{ContainerName, Fingerprint},
     pod::PodUp,
     record::{self, FoundContainer},
+    view::ContainerState,
 };
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
-use types::{ContainerId, container::ContainerSpec};
+use types::{
+    ContainerId,
+    container::{ContainerSpec, PidMode},
+};
 
 /// Starts the task of a container that is asked for; it makes it, and then serves it.
 pub(crate) fn new<H: Host>(
@@ -57,6 +61,29 @@ pub(crate) fn new<H: Host>(
     handle
 }
 
+/// The first process of the container whose PID namespace is asked for (`TARGET`): it must be of the
+/// same pod, and run. That it is still the same when the namespace was joined is the host's to see.
+fn target<H: Host>(
+    core: &Core<H>,
+    pod: &PodShared,
+    plan: &ContainerPlan,
+) -> Result<Option<u32>, EngineError> {
+    let PidMode::Target(id) = &plan.spec.security.namespaces.pid else { return Ok(None) };
+    let field = "config.linux.security_context.namespace_options.target_id";
+    let found = core.index.container(id).ok().and_then(|(_, view)| view);
+    let Some(view) = found.filter(|view| view.plan.pod == pod.plan.id) else {
+        return Err(EngineError::invalid(field, "names no container of this pod sandbox"));
+    };
+    match (view.state(), view.pid()) {
+        (ContainerState::Running, Some(pid)) => Ok(Some(pid)),
+        (state, _) => Err(EngineError::precondition(format!(
+            "{field}: the container {} is {}, and must be running",
+            view.plan.id,
+            format!("{state:?}").to_lowercase()
+        ))),
+    }
+}
+
 /// What became of a request.
 enum Made<H: Host> {
     Container(Task<H>),
@@ -78,7 +105,8 @@ async fn make<H: Host>(
         let image = core.host.image(&spec).await;
         let image = image.map_err(|error| EngineError::image(&spec.image, doing, error))?;
         let plan = plan::plan(&pod.plan, id, spec, image, core.now())?;
-        let oci = plan::oci_spec(&pod.plan, up, &plan)?;
+        let target = target(core, pod, &plan)?;
+        let oci = plan::oci_spec(&pod.plan, up, target, &plan)?;
         core.commit("container.planned", record::put_container(&plan, &Phase::Creating, None)).await?;
         Ok((plan, oci))
     };

@@ -76,16 +76,24 @@ pub fn plan(
     })
 }
 
-/// The OCI runtime spec that follows from the plan. `up` tells the pause process, if there is one.
+/// The OCI runtime spec that follows from the plan. `up` tells the pause process, if there is one;
+/// `target` is the first process of the container whose PID namespace is to be shared, if one is.
 ///
 /// # Errors
 /// The field that cannot be obeyed.
-pub fn oci_spec(pod: &PodPlan, up: &PodUp, plan: &ContainerPlan) -> Result<OciSpec, EngineError> {
+pub fn oci_spec(
+    pod: &PodPlan,
+    up: &PodUp,
+    target: Option<u32>,
+    plan: &ContainerPlan,
+) -> Result<OciSpec, EngineError> {
+    let pid_of = |pid: u32| PathBuf::from(format!("/proc/{pid}/ns/pid"));
     let places = spec::Places {
         net: pod.pins.net.clone(),
         ipc: pod.pins.ipc.clone(),
         uts: pod.pins.uts.clone(),
-        pid: up.shim.pause_pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/pid"))),
+        pid: up.shim.pause_pid.map(pid_of),
+        target: target.map(pid_of),
         hosts: pod.paths.hosts.clone(),
         hostname: pod.paths.hostname.clone(),
         resolv_conf: pod.paths.resolv_conf.clone(),

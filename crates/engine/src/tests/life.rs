@@ -245,6 +245,28 @@ async fn one_pid_namespace_needs_a_pause_process() {
 }
 
 #[tokio::test]
+async fn a_target_is_a_running_container_of_the_same_pod() {
+    let house = House::new().await;
+    let (here, elsewhere) = (house.pod("a").await, house.pod("b").await);
+    let target = house.running(&here, "app", "forever").await;
+    let other = house.running(&elsewhere, "app", "forever").await;
+    let waiting = house.engine.create_container(&here, container("waits", "forever")).await.expect("created");
+    let debug = |name: &str, target: &str| {
+        let mut asks = container(name, "forever");
+        asks.security.namespaces.pid = types::container::PidMode::Target(target.to_owned());
+        asks
+    };
+    house.engine.create_container(&here, debug("debug", target.as_str())).await.expect("created");
+    for unknown in [other.as_str(), "nobody", &"f".repeat(64)] {
+        let error = house.engine.create_container(&here, debug("x", unknown)).await.expect_err("refused");
+        assert!(matches!(error, EngineError::InvalidArgument { .. }), "{error:?}");
+    }
+    let error = house.engine.create_container(&here, debug("x", waiting.as_str())).await.expect_err("waits");
+    assert!(matches!(error, EngineError::FailedPrecondition { .. }), "{error:?}");
+    assert!(error.to_string().contains("is created, and must be running"), "{error}");
+}
+
+#[tokio::test]
 async fn bad_requests_name_the_field_and_leave_nothing() {
     let house = House::new().await;
     let slice = PodSpec { cgroup_parent: "a.slice".to_owned(), ..pod("a") };

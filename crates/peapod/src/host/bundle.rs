@@ -1,9 +1,9 @@
 //! The bundle that a shim makes a container of: config.json, completed with what wants a look at the
 //! host, and the sources of bind mounts.
 
-use super::{blocking::failed, devices};
-use engine::host::{ContainerPlan, Fault, HostError, OciSpec, Result};
-use oci_spec::runtime::{Capabilities, LinuxSeccomp};
+use super::{blocking::failed, devices, pod};
+use engine::host::{ContainerPlan, Fault, HostError, OciSpec, PodPlan, Result};
+use oci_spec::runtime::{Capabilities, Linux, LinuxSeccomp};
 use std::{
     fs,
     io::Write as _,
@@ -11,9 +11,13 @@ use std::{
 };
 use types::container::SeccompProfile;
 
+/// Directories of the machine's processors.
+const CPUS: &str = "/sys/devices/system/cpu";
+
 /// Writes `config.json`; the directory is private, and replaced whole by the next try.
-pub(super) fn write(plan: &ContainerPlan, mut spec: OciSpec) -> Result<()> {
+pub(super) fn write(pod: &PodPlan, plan: &ContainerPlan, mut spec: OciSpec) -> Result<()> {
     complete(plan, &mut spec)?;
+    name_the_host(pod, &mut spec);
     make_mount_sources(plan)?;
     make_log_directory(plan)?;
     fs::DirBuilder::new()
@@ -49,6 +53,7 @@ fn complete(plan: &ContainerPlan, spec: &mut OciSpec) -> Result<()> {
     let filter = filter(plan, &bounding)?;
     let mut linux = spec.linux().clone().unwrap_or_default();
     linux.set_seccomp(filter);
+    hide_throttling(&mut linux);
     if !given.is_empty() {
         let mut resources = linux.resources().clone().unwrap_or_default();
         let mut rules = resources.devices().clone().unwrap_or_default();
@@ -59,6 +64,37 @@ fn complete(plan: &ContainerPlan, spec: &mut OciSpec) -> Result<()> {
     }
     spec.set_linux(Some(linux));
     Ok(())
+}
+
+/// A pod that asked for no host name has the node's, and its containers are told so.
+fn name_the_host(pod: &PodPlan, spec: &mut OciSpec) {
+    let Some(process) = spec.process_mut() else { return };
+    let mut env = process.env().clone().unwrap_or_default();
+    if !env.iter().any(|variable| variable.starts_with("HOSTNAME=")) {
+        env.push(format!("HOSTNAME={}", pod::hostname(pod)));
+        process.set_env(Some(env));
+    }
+}
+
+/// How often each processor was slowed down tells what others do on this machine. Where anything is
+/// hidden this is too, as with the kubelet and the peers since 2025.
+fn hide_throttling(linux: &mut Linux) {
+    let mut masked = linux.masked_paths().clone().unwrap_or_default();
+    if masked.is_empty() {
+        return;
+    }
+    for entry in fs::read_dir(CPUS).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("cpu")).unwrap_or_default();
+        let path = entry.path().join("thermal_throttle");
+        if number.parse::<u32>().is_ok() && path.is_dir() {
+            let path = path.display().to_string();
+            if !masked.contains(&path) {
+                masked.push(path);
+            }
+        }
+    }
+    linux.set_masked_paths(Some(masked));
 }
 
 /// The profile for the capabilities that the container has.

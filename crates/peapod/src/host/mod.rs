@@ -11,6 +11,7 @@ mod files;
 mod network;
 mod pod;
 mod shims;
+mod target;
 mod update;
 
 use blocking::blocking;
@@ -141,9 +142,10 @@ impl Host for LinuxHost {
         spec: &OciSpec,
         _rootfs: Rootfs,
     ) -> Result<Created> {
-        let (plan, spec) = (container.clone(), spec.clone());
-        blocking("writing the bundle", move || bundle::write(&plan, spec)).await?;
+        let (pod_plan, plan, oci) = (pod.clone(), container.clone(), spec.clone());
+        blocking("writing the bundle", move || bundle::write(&pod_plan, &plan, oci)).await?;
         let pid = self.shims.create(pod, container).await?;
+        target::check(pod, container, spec, pid)?;
         Ok(Created { pid })
     }
 

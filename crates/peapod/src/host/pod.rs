@@ -60,7 +60,7 @@ fn write_files(plan: &PodPlan, ips: &[IpAddr]) -> Result<()> {
 }
 
 /// The pod's host name; one that asked for none has the node's.
-fn hostname(plan: &PodPlan) -> String {
+pub(super) fn hostname(plan: &PodPlan) -> String {
     if plan.spec.hostname.is_empty() {
         sys::rustix::system::uname().nodename().to_string_lossy().into_owned()
     } else {
