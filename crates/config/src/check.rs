@@ -26,10 +26,29 @@ impl Config {
         within("container.max_log_line", self.container.max_log_line as u64, 256, 1 << 20)?;
         within("exec.output_cap", self.exec.output_cap, 1 << 10, 16 << 20)?;
         within("exec.drain", self.exec.drain, 0, 60_000)?;
+        self.check_streaming()?;
         within("limits.max_pods", self.limits.max_pods as u64, 1, 100_000)?;
         within("limits.max_containers_per_pod", self.limits.max_containers_per_pod as u64, 1, 10_000)?;
         within("limits.max_concurrent_calls", self.limits.max_concurrent_calls as u64, 16, 65_536)?;
         within("limits.max_message", self.limits.max_message as u64, 4 << 20, 64 << 20)
+    }
+
+    fn check_streaming(&self) -> Result<(), ConfigError> {
+        let streaming = &self.streaming;
+        for (key, path) in
+            [("streaming.tls_cert", &streaming.tls_cert), ("streaming.tls_key", &streaming.tls_key)]
+        {
+            if !path.as_os_str().is_empty() {
+                plain(key, path)?;
+            }
+        }
+        if streaming.tls_cert.as_os_str().is_empty() != streaming.tls_key.as_os_str().is_empty() {
+            return Err(invalid(
+                "streaming.tls_key",
+                "is needed with `streaming.tls_cert`, and only with it",
+            ));
+        }
+        within("streaming.idle_timeout", streaming.idle_timeout, 1, 7 * 86_400)
     }
 
     fn check_places(&self) -> Result<(), ConfigError> {

@@ -11,6 +11,7 @@ mod load;
 
 use serde::{Deserialize, Serialize};
 use std::{
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -44,6 +45,8 @@ pub struct Config {
     pub container: Container,
     /// ExecSync.
     pub exec: Exec,
+    /// Exec, Attach and PortForward.
+    pub streaming: Streaming,
     /// Bounds.
     pub limits: Limits,
 }
@@ -153,6 +156,20 @@ pub struct Exec {
     pub drain: u64,
 }
 
+/// `[streaming]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streaming {
+    /// Where sessions are served; port 0 = any that is free.
+    pub address: SocketAddr,
+    /// Certificate chain in PEM; empty = no TLS.
+    pub tls_cert: PathBuf,
+    /// Its key in PEM.
+    pub tls_key: PathBuf,
+    /// Seconds: see [`Streaming::idle_timeout`].
+    pub idle_timeout: u64,
+}
+
 /// `[limits]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -180,6 +197,7 @@ impl Default for Config {
             registry: Registry::default(),
             container: Container::default(),
             exec: Exec::default(),
+            streaming: Streaming::default(),
             limits: Limits::default(),
         }
     }
@@ -216,6 +234,17 @@ impl Default for Container {
 impl Default for Exec {
     fn default() -> Self {
         Exec { output_cap: 16 << 20, drain: 1000 }
+    }
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Streaming {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            idle_timeout: 4 * 3600,
+        }
     }
 }
 
@@ -269,6 +298,20 @@ impl Exec {
     #[must_use]
     pub fn drain(&self) -> Duration {
         Duration::from_millis(self.drain)
+    }
+}
+
+impl Streaming {
+    /// Time without a byte either way after which a session is closed.
+    #[must_use]
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout)
+    }
+
+    /// Whether sessions are served over TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        !self.tls_cert.as_os_str().is_empty()
     }
 }
 

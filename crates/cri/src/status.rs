@@ -15,6 +15,7 @@ use crate::parse::Bad;
 use engine::EngineError;
 use image::{ErrorKind, ImageError};
 use std::error::Error;
+use stream::GrantError;
 use tonic::{Code, Status};
 
 /// The longest message: gRPC carries it in a header, and clients bound those (Go: 16 KiB by default).
@@ -68,6 +69,15 @@ pub(crate) fn of_image(error: &ImageError) -> Status {
         ErrorKind::Refused => Status::failed_precondition(text(error)),
         ErrorKind::Internal => Status::internal(text(error)),
     }
+}
+
+/// Of the stream server.
+pub(crate) fn of_grant(error: &GrantError) -> Status {
+    let code = match error {
+        GrantError::Full => Code::ResourceExhausted,
+        GrantError::Refused(_) | GrantError::Unreachable { .. } => Code::Internal,
+    };
+    Status::new(code, text(error))
 }
 
 /// Nobody reads this answer: its caller has gone.

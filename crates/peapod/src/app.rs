@@ -3,7 +3,7 @@
 //! Building is apart from running: directories, lock, socket and store come first, then the rooms,
 //! then the engine, which takes up what the store knows; only then is the first call served.
 
-use crate::{host::LinuxHost, listen, logging, notify};
+use crate::{host::LinuxHost, listen, logging, notify, streamer};
 use anyhow::Context as _;
 use api::{
     admin::admin_server::AdminServer,
@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 use store::Store;
+use stream::{Door, Sessions};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -61,6 +62,7 @@ struct Built {
     images: Arc<Images>,
     network: Arc<Network>,
     pins: Pins,
+    streams: Arc<Door>,
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -126,7 +128,8 @@ async fn build(config: &Config) -> anyhow::Result<Built> {
     .await
     .context("the records cannot be taken up")?;
     tidy_up(&engine, &images, &network, &pins).await;
-    Ok(Built { engine, images, network, pins })
+    let streams = Arc::new(streamer::door(config)?);
+    Ok(Built { engine, images, network, pins, streams })
 }
 
 /// What belongs to pods that are not there any more: a crash may have left it.
@@ -155,7 +158,8 @@ async fn serve_calls(
     let admin = AdminServer::new(AdminApi::new(images.clone(), config.to_toml()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);
-    let runtime = RuntimeServiceServer::new(Runtime::new(built.engine.clone(), node))
+    let sessions: Arc<dyn Sessions> = Arc::clone(&built.streams) as _;
+    let runtime = RuntimeServiceServer::new(Runtime::new(built.engine.clone(), node, sessions))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);
     let images =
@@ -196,19 +200,20 @@ async fn serve_calls(
 
 /// A daemon that leaves no pod behind takes its network, its pins and its directories along.
 async fn put_away(config: &Config, built: Built) {
-    let Built { engine, images, network, pins } = built;
+    let Built { engine, images, network, pins, streams } = built;
     let left = has_pods(config);
     drop((engine, images));
     if left {
         return;
     }
+    streams.end().await;
     if let Err(error) = network.remove().await {
         tracing::warn!(%error, "something of the pod network is left");
     }
     if let Err(error) = pins.unmount() {
         tracing::warn!(%error, "the mount for pins is left");
     }
-    for name in ["pods", "seccomp", "groups", "ns", "switched-on"] {
+    for name in ["pods", "seccomp", "groups", "ns", "streams", "switched-on"] {
         let path = config.state.join(name);
         if let Err(error) = sys::tree::remove_path(&path) {
             tracing::warn!(%error, path = %path.display(), "cannot be removed");

@@ -7,7 +7,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 pub(crate) fn start(level: LogLevel) {
     let rooms = [
         "api", "cgroup", "config", "cri", "engine", "image", "net", "peapod", "seccomp", "shimlink", "spec",
-        "stats", "store", "sys", "types",
+        "stats", "store", "stream", "sys", "types",
     ];
     let mut filter = String::from("warn");
     for room in rooms {

@@ -9,6 +9,7 @@ mod host;
 mod listen;
 mod logging;
 mod notify;
+mod streamer;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,9 @@ fn main() -> ExitCode {
     // It confines its one thread and drops what it may do: before any other thread exists.
     if std::env::args_os().nth(1).is_some_and(|word| word == UNPACK) {
         return image::unpack_child_main();
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == streamer::COMMAND) {
+        return streamer::main(std::env::args_os().skip(2));
     }
     cli::main(|args| {
         let (file, flags) = args.into_parts();

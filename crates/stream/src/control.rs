@@ -115,7 +115,15 @@ pub async fn attend(mut stream: UnixStream, attendant: &impl Attendant) -> io::R
         Err(e) if e.kind() == io::ErrorKind::InvalidData => Answer::Refused { reason: e.to_string() },
         Err(e) => return Err(e),
     };
-    let mut line = serde_json::to_vec(&answer).map_err(io::Error::other)?;
+    self::answer(stream, &answer).await
+}
+
+/// Says one thing, whatever was asked.
+///
+/// # Errors
+/// If the connection breaks.
+pub async fn answer(mut stream: UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer).map_err(io::Error::other)?;
     line.push(b'\n');
     stream.write_all(&line).await?;
     stream.shutdown().await

@@ -12,7 +12,7 @@ use crate::{
     control::{Answer, Ask, ask},
     ticket::Ticket,
 };
-use std::{fmt, future::Future, io, path::PathBuf, pin::Pin};
+use std::{fmt, future::Future, io, path::PathBuf, pin::Pin, time::Duration};
 
 /// How often a server that is about to end is asked again.
 const TRIES: usize = 4;
@@ -81,13 +81,21 @@ impl Door {
         }
     }
 
-    /// Ends the server, whatever it does; none is fine. It is gone a moment later.
+    /// Ends the server, whatever it does, and waits until nobody listens any more; none is fine.
     pub async fn end(&self) {
         *self.base.lock().await = None;
-        if let Err(error) = ask(&self.socket, &Ask::End).await
-            && !is_absent(&error)
-        {
-            tracing::warn!(%error, "the stream server does not end");
+        let mut question = Ask::End;
+        loop {
+            match ask(&self.socket, &question).await {
+                Ok(_) => question = Ask::Hello,
+                Err(error) if is_absent(&error) => return,
+                // It went while it was asked.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return tracing::warn!(%error, "the stream server does not end");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 

@@ -12,20 +12,27 @@ use crate::status;
 use api::cri::{self, runtime_service_server::RuntimeService};
 use engine::{Engine, Host};
 use std::sync::Arc;
+use stream::Sessions;
 use tonic::{Request, Response, Status};
 
 /// The service. Clones share the engine.
-#[derive(Debug)]
 pub struct Runtime<H: Host> {
     engine: Engine<H>,
     node: Arc<Node>,
+    sessions: Arc<dyn Sessions>,
+}
+
+impl<H: Host> std::fmt::Debug for Runtime<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").finish_non_exhaustive()
+    }
 }
 
 impl<H: Host> Runtime<H> {
-    /// Serves this engine on this node.
+    /// Serves this engine on this node; sessions of Exec, Attach and PortForward are granted there.
     #[must_use]
-    pub fn new(engine: Engine<H>, node: Arc<Node>) -> Self {
-        Runtime { engine, node }
+    pub fn new(engine: Engine<H>, node: Arc<Node>, sessions: Arc<dyn Sessions>) -> Self {
+        Runtime { engine, node, sessions }
     }
 }
 
@@ -161,6 +168,21 @@ impl<H: Host> RuntimeService for Runtime<H> {
         self.exec_sync(request.into_inner()).await.map(Response::new)
     }
 
+    async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+        self.exec(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+        self.attach(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<cri::PortForwardRequest>,
+    ) -> Answer<cri::PortForwardResponse> {
+        self.port_forward(request.into_inner()).await.map(Response::new)
+    }
+
     async fn container_stats(
         &self,
         request: Request<cri::ContainerStatsRequest>,
@@ -183,9 +205,6 @@ impl<H: Host> RuntimeService for Runtime<H> {
     type GetContainerEventsStream = NoItems<cri::ContainerEventResponse>;
 
     not_served! {
-        exec(ExecRequest) -> cri::ExecResponse, "Exec";
-        attach(AttachRequest) -> cri::AttachResponse, "Attach";
-        port_forward(PortForwardRequest) -> cri::PortForwardResponse, "PortForward";
         update_container_resources(UpdateContainerResourcesRequest)
             -> cri::UpdateContainerResourcesResponse, "UpdateContainerResources";
         update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest)

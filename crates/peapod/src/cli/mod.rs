@@ -3,6 +3,7 @@
 //! The clients speak the CRI, as the kubelet does, and so they show what any client would see. Only
 //! `load`, `config show` and the progress of a pull use peapod's own small service beside it.
 
+mod attach;
 mod client;
 mod config;
 mod exec;
@@ -12,12 +13,15 @@ mod load;
 mod logs;
 mod manifest;
 mod output;
+mod port_forward;
 mod ps;
 mod pull;
 mod run;
 mod serve;
+mod session;
 mod stop;
 mod table;
+mod terminal;
 mod version;
 
 pub(crate) use serve::Serve;
@@ -54,6 +58,8 @@ enum Command {
     Ps(ps::Ps),
     Logs(logs::Logs),
     Exec(exec::Exec),
+    Attach(attach::Attach),
+    PortForward(port_forward::PortForward),
     Stop(stop::Stop),
     Rm(stop::Rm),
     Images(images::Images),
@@ -75,6 +81,8 @@ pub(crate) fn main(daemon: impl FnOnce(Serve) -> anyhow::Result<()>) -> ExitCode
         | Command::Ps(_)
         | Command::Logs(_)
         | Command::Exec(_)
+        | Command::Attach(_)
+        | Command::PortForward(_)
         | Command::Stop(_)
         | Command::Rm(_)
         | Command::Images(_)
@@ -106,7 +114,9 @@ async fn dispatch(command: Command, address: &client::Address) -> anyhow::Result
         Command::Run(run) => Box::pin(run::run(run, client)).await,
         Command::Ps(ps) => ps::ps(&ps, &mut client).await,
         Command::Logs(logs) => logs::logs(&logs, &mut client).await,
-        Command::Exec(exec) => exec::exec(exec, &mut client).await,
+        Command::Exec(exec) => Box::pin(exec::exec(exec, &mut client)).await,
+        Command::Attach(attach) => Box::pin(attach::attach(attach, &mut client)).await,
+        Command::PortForward(ports) => Box::pin(port_forward::port_forward(ports, &mut client)).await,
         Command::Stop(stop) => stop::stop(&stop, &mut client).await,
         Command::Rm(rm) => stop::rm(&rm, &mut client).await,
         Command::Images(images) => images::images(&images, &mut client).await,
@@ -147,6 +157,10 @@ mod tests {
             "logs -f pod app",
             "exec pod -c app -- /bin/sh -c true",
             "exec pod -- ls -l --color",
+            "exec -it pod -- sh",
+            "exec -i pod -c app -- tar x",
+            "attach -it pod -c app",
+            "port-forward pod 8080:80 :90 100 --bind 127.0.0.1",
             "stop pod other",
             "rm pod",
             "rm --all",
@@ -161,8 +175,17 @@ mod tests {
             let words = std::iter::once("peapod").chain(line.split_whitespace());
             Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
-        for line in ["rm", "rm --all pod", "stop", "exec pod", "serve --fallback-network mesh", "frobnicate"]
-        {
+        for line in [
+            "rm",
+            "rm --all pod",
+            "stop",
+            "exec pod",
+            "serve --fallback-network mesh",
+            "frobnicate",
+            "port-forward pod",
+            "port-forward pod 0",
+            "exec -it --timeout 5 pod -- sh",
+        ] {
             let words = std::iter::once("peapod").chain(line.split_whitespace());
             assert!(Cli::try_parse_from(words).is_err(), "{line}");
         }
