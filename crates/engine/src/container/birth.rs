@@ -2,7 +2,8 @@
 
 use super::{
     phase::{Event, Phase},
-    plan, run,
+    plan::{self, ContainerPlan},
+    run,
     task::Task,
 };
 use crate::{
