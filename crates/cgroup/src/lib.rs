@@ -9,6 +9,7 @@
 //! refused by name, unless its value asks for nothing.
 #![forbid(unsafe_code)]
 
+mod details;
 mod devices;
 mod error;
 mod group;
@@ -20,9 +21,10 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+pub use details::{Details, HugePages};
 pub use error::CgroupError;
 pub use group::{Cgroup, Entry};
 pub use limits::settings::Setting;
 pub use mounts::{Mounts, Version};
 pub use path::CgroupPath;
-pub use stats::{Cpu, Io, Memory, Pressure, Stall, Stats};
+pub use stats::{Cpu, DeviceIo, Io, Memory, MemoryParts, Pressure, Stall, Stats, Throttling};

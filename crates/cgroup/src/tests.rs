@@ -341,3 +341,43 @@ fn unified_keys_are_refused_on_v1_and_set_on_v2() {
         }
     }
 }
+
+#[test]
+fn limits_that_were_changed_are_set_back() {
+    let json = r#"{"cpu":{"shares":512,"quota":50000,"period":100000},
+        "memory":{"limit":67108864,"swap":67108864},"pids":{"limit":20}}"#;
+    let made = group(&detected(), "restore", json);
+    let json = r#"{"cpu":{"shares":1024,"quota":20000,"period":100000},
+        "memory":{"limit":134217728,"swap":134217728}}"#;
+    let change: LinuxResources = serde_json::from_str(json).unwrap();
+    let before = made.0.settings(&change).unwrap();
+    made.0.update(&change).unwrap();
+    assert_ne!(made.0.settings(&change).unwrap(), before);
+    // Memory rises above the old memory-and-swap, and falls below it again on the way back.
+    made.0.restore(&before).unwrap();
+    made.0.restore(&before).unwrap();
+    assert_eq!(made.0.settings(&change).unwrap(), before);
+    made.1.remove().unwrap();
+    made.0.restore(&before).unwrap();
+}
+
+#[test]
+fn a_limit_below_what_is_in_use_is_refused_and_kills_nobody() {
+    let mounts = detected();
+    let made = group(&mounts, "below", r#"{"memory":{"limit":67108864,"swap":67108864}}"#);
+    // 16 MiB of anonymous memory: a variable of the shell.
+    let script = "x=$(dd if=/dev/zero bs=1048576 count=16 2>/dev/null | tr '\\0' x); echo ready; sleep 1000; echo ${#x}";
+    let mut child = inside(&made.0, script);
+    let mut said = [0; 6];
+    child.0.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    let change: LinuxResources =
+        serde_json::from_str(r#"{"memory":{"limit":4194304,"swap":4194304}}"#).unwrap();
+    let before = made.0.settings(&change).unwrap();
+    let error = made.0.update(&change).unwrap_err();
+    assert!(matches!(&error, CgroupError::BadValue { .. }), "{error}");
+    assert!(error.to_string().contains("in use"), "{error}");
+    made.0.restore(&before).unwrap();
+    assert_eq!(made.0.settings(&change).unwrap(), before);
+    assert_eq!(made.0.oom_kills().unwrap(), 0);
+    assert!(made.0.processes().unwrap().contains(&pid(&child)));
+}
