@@ -8,7 +8,7 @@
 
 use crate::capture::Capture;
 use crate::connection::ReplyTo;
-use crate::launch;
+use crate::launch::{self, Further};
 use crate::output::{Progress, ROUNDS};
 use crate::poll::{Interest, Source, Stream};
 use crate::serve::Shim;
@@ -16,6 +16,7 @@ use crate::wire::{Payload, Refusal, chain, varint};
 use cgroup::Cgroup;
 use prost::Message as _;
 use std::time::{Duration, Instant};
+use sys::rustix::process::Pid;
 use ttrpc::proto::Code;
 use types::shim::{ExecSyncRequest, ExecSyncResponse};
 
@@ -31,7 +32,7 @@ const LONGEST_DRAIN: Duration = Duration::from_secs(60);
 pub(crate) struct Exec {
     /// Its name among the sources of events.
     pub(crate) key: u32,
-    pid: u32,
+    pid: Pid,
     cgroup: Cgroup,
     /// None once it is answered.
     reply_to: Option<ReplyTo>,
@@ -91,9 +92,9 @@ impl Shim {
         let (stderr, err_end) = launch::output_pipe().map_err(internal("make a pipe"))?;
         let stdin = crate::logfile::null().map_err(internal("open /dev/null"))?;
         let stdio = runner::Stdio::Files { stdin, stdout: out_end, stderr: err_end };
-        let made = process.exec(self, &container.bundle, &request.command, stdio, &sub);
+        let made = process.exec(self, &container.bundle, Further::Command(&request.command), stdio, &sub);
         let pid = match made {
-            Ok(pid) => pid,
+            Ok((pid, _)) => pid,
             Err(refusal) => {
                 self.forget_cgroup(sub);
                 return Err(refusal);
@@ -146,7 +147,7 @@ impl Shim {
 
     /// A child that is no container's first process has ended: a command, or an orphan that nobody
     /// waits for.
-    pub(crate) fn exec_ended(&mut self, pid: u32, code: u32) {
+    pub(crate) fn exec_ended(&mut self, pid: Pid, code: u32) {
         let found = self.execs.iter().position(|exec| exec.pid == pid && exec.code.is_none());
         let Some(index) = found else { return };
         for stream in [Stream::Stdout, Stream::Stderr] {

@@ -14,6 +14,7 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use sys::rustix::io::ioctl_fionbio;
+use sys::rustix::process::Pid;
 
 /// The specification's name in a bundle.
 const SPEC: &str = "config.json";
@@ -194,19 +195,26 @@ impl Process {
         self.0.start()
     }
 
-    /// Starts a further process in the container, confined as its first one is; gives its number.
+    /// Starts a further process in the container; gives its number, and the other end of its terminal if
+    /// `stdio` asks for one. Its confinement is its own, but for the container's seccomp profile.
     pub(crate) fn exec(
         &self,
         shim: &Shim,
         bundle: &Path,
-        command: &[String],
+        further: Further<'_>,
         stdio: Stdio,
         cgroup: &Cgroup,
-    ) -> Result<u32, Refusal> {
+    ) -> Result<(Pid, Option<OwnedFd>), Refusal> {
         let spec = read_spec(bundle)?;
-        let process = spec.process().clone().ok_or_else(|| Refusal::invalid("bundle: process is missing"))?;
-        let mut process = process;
-        process.set_args(Some(command.to_vec())).set_terminal(Some(false)).set_command_line(None);
+        let process = match further {
+            Further::Process(process) => *process,
+            Further::Command(command) => {
+                let own = spec.process().clone();
+                let mut process = own.ok_or_else(|| Refusal::invalid("bundle: process is missing"))?;
+                process.set_args(Some(command.to_vec())).set_terminal(Some(false)).set_command_line(None);
+                process
+            }
+        };
         let request = ExecRequest {
             container: std::os::fd::AsFd::as_fd(self.pidfd()),
             spec: &spec,
@@ -216,10 +224,19 @@ impl Process {
             seccomp_cache: Some(&shim.seccomp_cache),
         };
         match runner::exec(request) {
-            Ok(execed) => Ok(execed.pid.as_raw_nonzero().get().unsigned_abs()),
+            Ok(execed) => Ok((execed.pid, execed.terminal)),
             Err(ExecError::Runner(e)) => Err(refuse(&e)),
             // The command is to blame: that is a bad argument of the call.
             Err(ExecError::Start(e)) => Err(Refusal::invalid(chain(&e))),
         }
     }
+}
+
+/// What is to be started in a container.
+#[derive(Debug)]
+pub(crate) enum Further<'a> {
+    /// A command, confined as the container's first process is.
+    Command(&'a [String]),
+    /// A process with all that it has.
+    Process(Box<oci_spec::runtime::Process>),
 }

@@ -11,6 +11,7 @@ mod connection;
 mod container;
 mod exec;
 mod exitfile;
+mod fifo;
 mod framing;
 mod launch;
 mod logfile;
@@ -21,7 +22,10 @@ mod poll;
 mod reaper;
 mod sandbox;
 mod serve;
+mod session;
+mod spill;
 mod task;
+mod terminal;
 #[cfg(test)]
 mod testing;
 mod wire;

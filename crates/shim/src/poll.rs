@@ -18,6 +18,32 @@ pub(crate) enum Stream {
     Stderr,
 }
 
+/// One of the descriptors between a process and its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The terminal.
+    Terminal,
+    /// From the client.
+    Stdin,
+    /// To the client.
+    Stdout,
+    /// To the client.
+    Stderr,
+}
+
+impl End {
+    const ALL: [Self; 4] = [Self::Terminal, Self::Stdin, Self::Stdout, Self::Stderr];
+
+    fn number(self) -> u64 {
+        match self {
+            Self::Terminal => 0,
+            Self::Stdin => 1,
+            Self::Stdout => 2,
+            Self::Stderr => 3,
+        }
+    }
+}
+
 /// Whose descriptor is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -31,6 +57,12 @@ pub(crate) enum Source {
     Output(u32, Stream),
     /// The output of a command that runs in a container.
     Exec(u32, Stream),
+    /// A process with a client.
+    Session(u32, End),
+    /// A client of a container's own streams.
+    Attached(u32, End),
+    /// A container's input.
+    Input(u32),
 }
 
 impl Source {
@@ -43,12 +75,18 @@ impl Source {
             Self::Output(id, Stream::Stderr) => (5, id),
             Self::Exec(id, Stream::Stdout) => (6, id),
             Self::Exec(id, Stream::Stderr) => (7, id),
+            Self::Input(id) => (8, id),
+            Self::Session(id, end) => (16 + end.number(), id),
+            Self::Attached(id, end) => (24 + end.number(), id),
         };
         kind << 32 | u64::from(id)
     }
 
     fn of(name: u64) -> Option<Self> {
         let id = u32::try_from(name & 0xffff_ffff).ok()?;
+        let end = |first: u64, kind: u64| {
+            usize::try_from(kind - first).ok().and_then(|number| End::ALL.get(number).copied())
+        };
         Some(match name >> 32 {
             1 => Self::Listener,
             2 => Self::Signals,
@@ -57,6 +95,9 @@ impl Source {
             5 => Self::Output(id, Stream::Stderr),
             6 => Self::Exec(id, Stream::Stdout),
             7 => Self::Exec(id, Stream::Stderr),
+            8 => Self::Input(id),
+            kind @ 16..24 => Self::Session(id, end(16, kind)?),
+            kind @ 24..32 => Self::Attached(id, end(24, kind)?),
             _ => return None,
         })
     }
@@ -127,6 +168,45 @@ impl Poll {
     }
 }
 
+/// A descriptor together with what it is watched for at present.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    fd: OwnedFd,
+    source: Source,
+    now: Option<Interest>,
+}
+
+impl Watched {
+    /// Not watched yet.
+    pub(crate) fn new(fd: OwnedFd, source: Source) -> Self {
+        Self { fd, source, now: None }
+    }
+
+    /// The descriptor.
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Watches it for `interest`; none: not at all.
+    pub(crate) fn watch(&mut self, poll: &Poll, interest: Option<Interest>) -> io::Result<()> {
+        match (self.now, interest) {
+            (now, wanted) if now == wanted => return Ok(()),
+            (None, Some(wanted)) => poll.add(&self.fd, self.source, wanted)?,
+            (Some(_), Some(wanted)) => poll.change(&self.fd, self.source, wanted)?,
+            (_, None) => poll.remove(&self.fd),
+        }
+        self.now = interest;
+        Ok(())
+    }
+
+    /// Closes it.
+    pub(crate) fn close(self, poll: &Poll) {
+        if self.now.is_some() {
+            poll.remove(&self.fd);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,10 +221,15 @@ mod tests {
             Source::Output(7, Stream::Stderr),
             Source::Exec(0, Stream::Stdout),
             Source::Exec(1, Stream::Stderr),
+            Source::Session(2, End::Terminal),
+            Source::Session(2, End::Stderr),
+            Source::Attached(3, End::Stdin),
+            Source::Attached(3, End::Stdout),
+            Source::Input(4),
         ] {
             assert_eq!(Source::of(source.name()), Some(source));
         }
-        assert_eq!(Source::of(0), None);
+        assert_eq!((Source::of(0), Source::of(20 << 32), Source::of(28 << 32)), (None, None, None));
     }
 
     #[test]

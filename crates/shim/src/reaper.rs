@@ -13,9 +13,9 @@ use sys::rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use types::shim::{ExitRecord, WatchResponse};
 
 /// Exit code of a container whose program could not be executed, as in containerd.
-const START_FAILED: u32 = 128;
+pub(crate) const START_FAILED: u32 = 128;
 /// 128 + SIGKILL.
-const KILLED: u32 = 137;
+pub(crate) const KILLED: u32 = 137;
 
 /// Exit status as a shell gives it: the code, or 128 + signal.
 fn code_of(status: WaitStatus) -> u32 {
@@ -47,7 +47,8 @@ impl Shim {
         let found = self.containers.iter().position(|c| c.is_alive() && c.process.pid() == number);
         match found {
             Some(index) => self.container_ended(index, code, String::new()),
-            None => self.exec_ended(number, code),
+            None if self.session_ended(pid, code) => {}
+            None => self.exec_ended(pid, code),
         }
     }
 

@@ -5,6 +5,7 @@ use crate::container::Container;
 use crate::exec::Exec;
 use crate::output::Scratch;
 use crate::poll::{Interest, Poll, Source, Stream};
+use crate::session::Session;
 use crate::wire::{Payload, Refusal};
 use cgroup::Cgroup;
 use std::io::{self, Write as _};
@@ -54,6 +55,8 @@ pub(crate) struct Shim {
     pub(crate) containers: Vec<Container>,
     /// Commands that run in them.
     pub(crate) execs: Vec<Exec>,
+    /// Processes in them with clients.
+    pub(crate) sessions: Vec<Session>,
     /// Watch calls that wait, with the last exit that each knows.
     pub(crate) watchers: Vec<(ReplyTo, u64)>,
     /// WaitSandbox calls.
@@ -135,6 +138,7 @@ impl Shim {
             connections: Vec::new(),
             containers: Vec::new(),
             execs: Vec::new(),
+            sessions: Vec::new(),
             watchers: Vec::new(),
             sandbox_waiters: Vec::new(),
             stops: Vec::new(),
@@ -181,13 +185,16 @@ impl Shim {
             Source::Connection(id) => self.on_connection(id),
             Source::Output(key, stream) => self.on_output(key, stream),
             Source::Exec(key, stream) => self.exec_readable(key, stream),
+            Source::Session(key, end) => self.on_session(key, end),
+            Source::Attached(..) | Source::Input(_) => {}
         }
     }
 
     /// The next moment at which something is due without an event.
     fn deadline(&self) -> Option<Instant> {
         let containers = self.containers.iter().filter_map(Container::deadline);
-        containers.chain(self.execs.iter().filter_map(Exec::deadline)).min()
+        let execs = self.execs.iter().filter_map(Exec::deadline);
+        containers.chain(execs).chain(self.sessions.iter().filter_map(Session::deadline)).min()
     }
 
     fn on_time(&mut self, now: Instant) {
@@ -200,6 +207,7 @@ impl Shim {
             }
         }
         self.execs_on_time(now);
+        self.sessions_on_time(now);
     }
 
     fn on_output(&mut self, key: u32, stream: Stream) {
@@ -319,6 +327,7 @@ impl Shim {
             self.poll.remove(&connection.socket);
         }
         let other = |reply_to: &ReplyTo| reply_to.connection != id;
+        self.orphan_sessions(id);
         self.watchers.retain(|(reply_to, _)| other(reply_to));
         self.sandbox_waiters.retain(other);
         for container in &mut self.containers {

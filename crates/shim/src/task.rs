@@ -8,6 +8,7 @@ use crate::logfile::LogFile;
 use crate::output::Output;
 use crate::serve::{Shim, bounded};
 use crate::wire::{Payload, Refusal, chain};
+use cgroup::Cgroup;
 use containerd_shim_protos::{api, protobuf::well_known_types::timestamp::Timestamp};
 use protobuf::MessageField;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use types::shim::{ExitRecord, LOG_SCHEME, Phase, STDIN_HELD, log_place};
 /// Containers of one pod that one shim takes.
 const MOST_CONTAINERS: usize = 1024;
 /// The longest id that is taken.
-const LONGEST_ID: usize = 128;
+pub(crate) const LONGEST_ID: usize = 128;
 
 /// Reads a request.
 pub(crate) fn decode<M: protobuf::Message>(payload: &[u8]) -> Result<M, Refusal> {
@@ -56,14 +57,6 @@ fn done() -> Result<Option<Payload>, Refusal> {
     Ok(Some(Payload::default()))
 }
 
-/// Processes beside a container's first one are not known by this API here (ExecSync is our own).
-fn no_exec(exec_id: &str) -> Result<(), Refusal> {
-    if exec_id.is_empty() {
-        return Ok(());
-    }
-    Err(Refusal::not_found(format!("exec_id: no process {exec_id:?}")))
-}
-
 impl Shim {
     /// One call; no payload means that its answer comes later.
     pub(crate) fn task_call(
@@ -78,6 +71,10 @@ impl Shim {
             "Start" => self.start(&decode(payload)?),
             "Delete" => self.delete(&decode(payload)?),
             "Pids" => self.pids(&decode(payload)?),
+            "Exec" => {
+                self.exec(reply_to, decode(payload)?)?;
+                done()
+            }
             "Kill" => self.kill(&decode(payload)?),
             "ResizePty" => self.resize_pty(&decode(payload)?),
             "CloseIO" => self.close_io(&decode(payload)?),
@@ -85,7 +82,7 @@ impl Shim {
             "Wait" => self.wait(reply_to, &decode(payload)?),
             "Connect" => self.connect(&decode(payload)?),
             "Shutdown" => self.shutdown(reply_to, &decode(payload)?),
-            // Exec, Pause, Resume, Checkpoint, Stats among them.
+            // Pause, Resume, Checkpoint, Stats among them.
             _ => Err(Refusal::unimplemented(&format!("method {method}"))),
         }
     }
@@ -166,7 +163,10 @@ impl Shim {
     }
 
     fn start(&mut self, request: &api::StartRequest) -> Result<Option<Payload>, Refusal> {
-        no_exec(&request.exec_id)?;
+        if !request.exec_id.is_empty() {
+            let pid = self.start_session(&request.id, &request.exec_id)?;
+            return now(&api::StartResponse { pid, ..api::StartResponse::default() });
+        }
         let index = self.find(&request.id)?;
         let container = &mut self.containers[index];
         if !matches!(container.state, State::Created) {
@@ -191,10 +191,13 @@ impl Shim {
     }
 
     fn kill(&mut self, request: &api::KillRequest) -> Result<Option<Payload>, Refusal> {
-        no_exec(&request.exec_id)?;
         let number = i32::try_from(request.signal).ok();
         let signal = number.and_then(sys::signalfd::by_number);
         let signal = signal.ok_or_else(|| Refusal::invalid(format!("signal: {} is none", request.signal)))?;
+        if !request.exec_id.is_empty() {
+            self.kill_session(request, signal)?;
+            return done();
+        }
         let index = self.find(&request.id)?;
         let container = &self.containers[index];
         if !container.is_alive() {
@@ -209,7 +212,9 @@ impl Shim {
     }
 
     fn delete(&mut self, request: &api::DeleteRequest) -> Result<Option<Payload>, Refusal> {
-        no_exec(&request.exec_id)?;
+        if !request.exec_id.is_empty() {
+            return now(&self.delete_session(request)?);
+        }
         let index = self.find(&request.id)?;
         let container = &self.containers[index];
         let Some(record) = container.exit() else {
@@ -225,6 +230,7 @@ impl Shim {
         // What came into the group since its end was told, if anything.
         let removed = cgroup.kill().and_then(|()| cgroup.remove());
         removed.map_err(|e| Refusal::internal("remove the cgroup", &e))?;
+        self.end_sessions_of(self.containers[index].key);
         let mut container = self.containers.remove(index);
         container.output.unwatch(&self.poll);
         self.sweep_cgroups();
@@ -232,7 +238,9 @@ impl Shim {
     }
 
     fn state(&mut self, request: &api::StateRequest) -> Result<Option<Payload>, Refusal> {
-        no_exec(&request.exec_id)?;
+        if !request.exec_id.is_empty() {
+            return now(&self.session_state(request)?);
+        }
         let container = &self.containers[self.find(&request.id)?];
         let status = match container.phase() {
             Phase::Created => api::Status::CREATED,
@@ -267,11 +275,6 @@ impl Shim {
     }
 
     fn resize_pty(&mut self, request: &api::ResizePtyRequest) -> Result<Option<Payload>, Refusal> {
-        no_exec(&request.exec_id)?;
-        let index = self.find(&request.id)?;
-        let Some(terminal) = &self.containers[index].terminal else {
-            return Err(Refusal::state(format!("container {} has no terminal", request.id)));
-        };
         let side = |field: &str, value: u32| {
             u16::try_from(value).map_err(|_| Refusal::invalid(format!("{field}: {value} is more than 65535")))
         };
@@ -281,12 +284,25 @@ impl Shim {
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
+        if !request.exec_id.is_empty() {
+            self.resize_session(request, size)?;
+            return done();
+        }
+        let index = self.find(&request.id)?;
+        let Some(terminal) = &self.containers[index].terminal else {
+            return Err(Refusal::state(format!("container {} has no terminal", request.id)));
+        };
         tcsetwinsize(terminal, size).map_err(|e| Refusal::internal("resize the terminal", &e))?;
         done()
     }
 
     fn close_io(&mut self, request: &api::CloseIORequest) -> Result<Option<Payload>, Refusal> {
-        no_exec(&request.exec_id)?;
+        if !request.exec_id.is_empty() {
+            if request.stdin {
+                self.close_session_input(&request.id, &request.exec_id)?;
+            }
+            return done();
+        }
         let index = self.find(&request.id)?;
         if request.stdin {
             self.containers[index].held_stdin = None;
@@ -312,7 +328,9 @@ impl Shim {
     }
 
     fn wait(&mut self, reply_to: ReplyTo, request: &api::WaitRequest) -> Result<Option<Payload>, Refusal> {
-        no_exec(&request.exec_id)?;
+        if !request.exec_id.is_empty() {
+            return self.wait_session(reply_to, request);
+        }
         let index = self.find(&request.id)?;
         let container = &mut self.containers[index];
         if let Some(record) = container.exit() {
@@ -371,9 +389,6 @@ fn ends(signal: Signal) -> bool {
 impl Process {
     /// Signals the container's first process, or all of them.
     fn kill(&self, signal: Signal, all: bool) -> Result<(), Refusal> {
-        if all && signal == Signal::KILL {
-            return self.cgroup().kill().map_err(|e| Refusal::internal("kill the processes", &e));
-        }
         if !all {
             let sent = sys::pidfd::send_signal(self.pidfd(), signal);
             return match sent {
@@ -383,13 +398,21 @@ impl Process {
                 Err(e) => Err(Refusal::internal("signal the process", &e)),
             };
         }
-        let pids = self.cgroup().processes().map_err(|e| Refusal::internal("list the processes", &e))?;
-        for pid in pids.into_iter().filter_map(sys::rustix::process::Pid::from_raw) {
-            match sys::rustix::process::kill_process(pid, signal) {
-                Ok(()) | Err(sys::rustix::io::Errno::SRCH) => {}
-                Err(e) => return Err(Refusal::internal("signal the processes", &e)),
-            }
-        }
-        Ok(())
+        kill_group(self.cgroup(), signal)
     }
+}
+
+/// Signals all processes of a group.
+pub(crate) fn kill_group(group: &Cgroup, signal: Signal) -> Result<(), Refusal> {
+    if signal == Signal::KILL {
+        return group.kill().map_err(|e| Refusal::internal("kill the processes", &e));
+    }
+    let pids = group.processes().map_err(|e| Refusal::internal("list the processes", &e))?;
+    for pid in pids.into_iter().filter_map(sys::rustix::process::Pid::from_raw) {
+        match sys::rustix::process::kill_process(pid, signal) {
+            Ok(()) | Err(sys::rustix::io::Errno::SRCH) => {}
+            Err(e) => return Err(Refusal::internal("signal the processes", &e)),
+        }
+    }
+    Ok(())
 }

@@ -68,8 +68,24 @@ impl Host {
         std::fs::create_dir(directory.join("log")).expect("create the log directory");
         std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
         for applet in [
-            "sh", "sleep", "cat", "echo", "yes", "head", "ls", "grep", "ps", "readlink", "seq", "kill", "dd",
+            "sh",
+            "sleep",
+            "cat",
+            "echo",
+            "yes",
+            "head",
+            "ls",
+            "grep",
+            "ps",
+            "readlink",
+            "seq",
+            "kill",
+            "dd",
             "true",
+            "stty",
+            "tty",
+            "pwd",
+            "sha256sum",
         ] {
             symlink("busybox", bin.join(applet)).expect("link an applet");
         }

@@ -10,3 +10,5 @@ mod interop;
 mod life;
 #[cfg(test)]
 mod logs;
+#[cfg(test)]
+mod session;
