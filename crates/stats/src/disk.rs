@@ -142,3 +142,21 @@ pub fn filesystem(path: &Path) -> Result<FilesystemSpace, StatsError> {
         inodes_used: stat.f_files.saturating_sub(stat.f_ffree),
     })
 }
+
+/// Name of the device that a path lies on: `/dev/vda`, else its number, `0:45`.
+#[must_use]
+pub(crate) fn device_of(path: &Path) -> Option<String> {
+    let stat = sys::rustix::fs::stat(path).ok()?;
+    let number = stat.st_dev;
+    Some(device_name(sys::rustix::fs::major(number), sys::rustix::fs::minor(number)))
+}
+
+/// Name of a block device: `/dev/vda`, else its number.
+#[must_use]
+pub(crate) fn device_name(major: u32, minor: u32) -> String {
+    let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent"));
+    let name = text.ok().and_then(|text| {
+        text.lines().find_map(|line| line.strip_prefix("DEVNAME=")).map(|name| format!("/dev/{name}"))
+    });
+    name.unwrap_or_else(|| format!("{major}:{minor}"))
+}

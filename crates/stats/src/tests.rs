@@ -1,6 +1,6 @@
 //! Real files and a real group, as root.
 
-use crate::{ContainerStats, Reader, StatsError, Target, directory, filesystem, reader::rate};
+use crate::{ContainerStats, Reader, StatsError, Target, directory, filesystem, metrics, reader::rate};
 use cgroup::{Cgroup, CgroupPath, Mounts};
 use std::{
     fs::{self, File},
@@ -107,6 +107,7 @@ fn numbers_of_a_group_become_those_of_a_container() {
         cpu: cgroup::Cpu {
             usage_nanos: Some(7),
             pressure: Some(cgroup::Pressure { some: stall(1234, 5), full: stall(0, 0) }),
+            ..cgroup::Cpu::default()
         },
         memory: cgroup::Memory {
             usage: Some(100),
@@ -165,4 +166,77 @@ fn a_container_is_read_by_its_group_and_layer() {
 
     let bad = Target { id: "x", cgroup: "../x", writable_layer: None };
     assert!(matches!(reader.container(&bad, Timestamp(1)), Err(StatsError::Cgroup(_))));
+}
+
+#[test]
+fn a_pod_is_read_by_its_group_with_all_beneath_it() {
+    let mounts = Mounts::detect().unwrap();
+    let text = format!("/peapod-test-{}-pod", std::process::id());
+    let path = CgroupPath::parse(&text).unwrap();
+    let reader = Reader::new();
+    assert!(reader.pod("p", &text, Timestamp(1)).unwrap_err().is_gone());
+    let pod = Cgroup::create(&mounts, &path, None).unwrap();
+    let inner = Cgroup::create(&mounts, &path.join("container").unwrap(), None).unwrap();
+    let mut child = enter(&inner);
+    let stats = reader.pod("p", &text, Timestamp(2));
+    inner.kill().unwrap();
+    child.wait().unwrap();
+    pod.remove().unwrap();
+    let stats = stats.unwrap();
+    assert_eq!((stats.timestamp, stats.processes), (Timestamp(2), Some(1)));
+    assert!(stats.cpu.usage_core_nanos.is_some() && stats.memory.usage.is_some());
+}
+
+/// A process inside, which has entered before it is given back.
+fn enter(group: &Cgroup) -> std::process::Child {
+    use std::{io::BufRead as _, os::fd::AsRawFd as _};
+    let entry = group.entry().unwrap();
+    let me = std::process::id();
+    let files: Vec<String> = match &entry {
+        cgroup::Entry::V1(tasks) => {
+            tasks.iter().map(|fd| format!("/proc/{me}/fd/{}", fd.as_raw_fd())).collect()
+        }
+        cgroup::Entry::V2(dir) => vec![format!("/proc/{me}/fd/{}/cgroup.procs", dir.as_raw_fd())],
+    };
+    let script: String = files.iter().map(|file| format!("echo 0 > {file} || exit 1; ")).collect();
+    let mut child = std::process::Command::new("/bin/sh")
+        .args(["-c", &format!("{script} echo in; exec sleep 1000")])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "in\n");
+    child
+}
+
+#[test]
+fn metrics_of_a_real_group_have_values_for_what_the_machine_can_tell() {
+    let mounts = Mounts::detect().unwrap();
+    let text = format!("/peapod-test-{}-figures", std::process::id());
+    let layer = Temporary::new("figures");
+    layer.file("data", 4096);
+    let group = Cgroup::create(&mounts, &CgroupPath::parse(&text).unwrap(), None).unwrap();
+    let mut child = enter(&group);
+    let reader = Reader::new();
+    let target = Target { id: "c", cgroup: &text, writable_layer: Some(&layer.0) };
+    let resources = types::container::Resources { cpu_quota: Some(10_000), ..Default::default() };
+    let facts = metrics::Facts { started_at: Timestamp(5_000_000_000), resources };
+    let figures = reader.figures(&target, facts, Timestamp(9_000_000_000));
+    group.kill().unwrap();
+    child.wait().unwrap();
+    group.remove().unwrap();
+    let figures = figures.unwrap();
+    let silent: Vec<&str> = reader
+        .machine()
+        .unwrap()
+        .of_containers()
+        .filter(|metric| (metric.read)(&figures).is_empty())
+        .map(|metric| metric.name)
+        // A group that has done no IO has no devices.
+        .filter(|name| !name.starts_with("container_fs_") && !name.starts_with("container_blkio_"))
+        .collect();
+    assert_eq!(silent, [] as [&str; 0]);
+    assert_eq!(figures.processes.unwrap().count, 1);
+    assert!(figures.disk.unwrap().used.unwrap() >= 4096);
 }

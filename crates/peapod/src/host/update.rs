@@ -3,7 +3,7 @@
 use super::{blocking::failed, pod};
 use cgroup::{Cgroup, CgroupError, Mounts, Setting};
 use engine::host::{ContainerPlan, Fault, HostError, LimitChange, Limits, Result};
-use std::fs;
+use std::{fs, io::Write as _};
 use sys::rustix::io::Errno;
 
 const READING: &str = "cannot read the container's limits";
@@ -91,7 +91,8 @@ fn set_oom_score_adj(group: &Cgroup, value: i32) -> Result<()> {
         }
         for pid in new {
             done.insert(pid);
-            match fs::write(format!("/proc/{pid}/oom_score_adj"), value.to_string()) {
+            let file = fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/oom_score_adj"));
+            match file.and_then(|mut file| file.write_all(value.to_string().as_bytes())) {
                 Ok(()) => {}
                 // It has ended meanwhile, or must not be lowered.
                 Err(error) => match Errno::from_io_error(&error) {
