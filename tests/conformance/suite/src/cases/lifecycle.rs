@@ -1,0 +1,221 @@
+//! Containers: from their creation to their removal.
+
+use crate::{
+    case::{Case, between, case, has, holds, is, refused},
+    cases::sandbox::now,
+    host,
+    story::{ContainerWords as _, Test, map, words},
+};
+use anyhow::{Context as _, Result};
+use api::cri::{self, ContainerState};
+use std::time::Instant;
+use tonic::Code;
+
+/// The cases.
+pub fn cases() -> Vec<Case> {
+    vec![
+        case(
+            "lifecycle: created, running, exited, gone",
+            "CRI ContainerState; critest Container basic",
+            "CreateContainerRequest.pod_sandbox_id CreateContainerResponse.container_id StartContainerRequest.container_id StopContainerRequest.container_id RemoveContainerRequest.container_id StartContainerResponse StopContainerResponse RemoveContainerResponse cs.state cs.created_at cs.started_at cs.finished_at ContainerStatusRequest.container_id",
+            life,
+        ),
+        case(
+            "lifecycle: what was asked for comes back in the status",
+            "CRI ContainerStatus",
+            "c.metadata.name c.metadata.attempt c.labels c.annotations c.image.image cs.id cs.metadata.name cs.metadata.attempt cs.labels cs.annotations cs.log_path",
+            echo,
+        ),
+        case(
+            "lifecycle: an exit code is the status's",
+            "CRI ContainerStatus.exit_code",
+            "cs.exit_code cs.reason",
+            exit_code,
+        ),
+        case("lifecycle: an exit of 0 is Completed", "CRI ContainerStatus.reason", "cs.reason", completed),
+        case(
+            "lifecycle: unknown ids can be stopped and removed",
+            "critest Idempotence",
+            "StopContainerRequest.container_id RemoveContainerRequest.container_id",
+            idempotent,
+        ),
+        case(
+            "lifecycle: stop with grace lets the process end by itself",
+            "CRI StopContainerRequest.timeout",
+            "StopContainerRequest.timeout",
+            graceful,
+        ),
+        case(
+            "lifecycle: stop kills what ignores the signal after the grace",
+            "CRI StopContainerRequest.timeout",
+            "StopContainerRequest.timeout cs.exit_code",
+            stubborn,
+        ),
+        case(
+            "lifecycle: stop without grace kills at once",
+            "contract A.1 StopContainer: timeout 0",
+            "cs.exit_code",
+            at_once,
+        ),
+        case("lifecycle: a running container can be removed by force", "CRI RemoveContainer", "RemoveContainerRequest.container_id", forced),
+        case("lifecycle: command and arguments are those of the request", "CRI ContainerConfig.command, args", "c.command c.args", command),
+        case("lifecycle: the working directory is the request's", "CRI ContainerConfig.working_dir", "c.working_dir", working_dir),
+        case("lifecycle: environment variables are those of the request", "CRI KeyValue", "c.envs.key c.envs.value", envs),
+        case(
+            "lifecycle: exec gives output, errors and exit code apart",
+            "CRI ExecSyncResponse; critest Container basic",
+            "ExecSyncRequest.container_id ExecSyncRequest.cmd ExecSyncResponse.stdout ExecSyncResponse.stderr ExecSyncResponse.exit_code",
+            exec,
+        ),
+        case("lifecycle: the status of an unknown id is NotFound", "cri-api errors IsNotFound", "ContainerStatusRequest.container_id", absent),
+    ]
+}
+
+async fn life(t: Test) -> Result<()> {
+    let pod = t.pod().await?;
+    let before = now();
+    let c = pod.create(|_| {}).await?;
+    let status = c.status().await?;
+    is("state", status.state(), ContainerState::ContainerCreated)?;
+    between("created_at", status.created_at, before, now())?;
+    is("started_at", status.started_at, 0)?;
+    is("finished_at", status.finished_at, 0)?;
+    let started = now();
+    c.start().await?;
+    let status = c.status().await?;
+    is("state", status.state(), ContainerState::ContainerRunning)?;
+    between("started_at", status.started_at, started, now())?;
+    is("finished_at", status.finished_at, 0)?;
+    let pid = c.pid().await?;
+    let stopped = now();
+    c.stop(0).await?;
+    let status = c.status().await?;
+    is("state", status.state(), ContainerState::ContainerExited)?;
+    between("finished_at", status.finished_at, stopped, now())?;
+    holds("its process is gone", host::proc_file(pid, "stat").is_err())?;
+    c.stop(0).await.context("stop again")?;
+    refused("start again", c.start().await, &[])?;
+    c.remove().await?;
+    c.gone().await?;
+    c.remove().await.context("remove again")
+}
+
+async fn echo(t: Test) -> Result<()> {
+    let pod = t.pod().await?;
+    let mut config = pod.container_config();
+    config.metadata = Some(cri::ContainerMetadata { name: "echo".to_owned(), attempt: 4 });
+    config.labels = map(&[("part", "echo"), ("empty", "")]);
+    config.annotations = map(&[("note", "two words and a \"quote\"")]);
+    config.log_path = "echo/4.log".to_owned();
+    std::fs::create_dir_all(t.dir().join("logs/echo"))?;
+    let c = pod.create_from(config.clone()).await?;
+    let status = c.status().await?;
+    is("id", &status.id, &c.id)?;
+    is("metadata", &status.metadata, &config.metadata)?;
+    is("labels", &status.labels, &config.labels)?;
+    is("annotations", &status.annotations, &config.annotations)?;
+    is("log_path", status.log_path, t.dir().join("logs/echo/4.log").to_string_lossy().into_owned())
+}
+
+async fn exit_code(t: Test) -> Result<()> {
+    let c = t.container(|c| c.script("exit 42")).await?;
+    let status = c.ended_with(42).await?;
+    is("reason", status.reason, "Error")
+}
+
+async fn completed(t: Test) -> Result<()> {
+    let c = t.container(|c| c.script("exit 0")).await?;
+    let status = c.ended_with(0).await?;
+    is("reason", status.reason, "Completed")
+}
+
+async fn idempotent(t: Test) -> Result<()> {
+    let id = "0123456789abcdef".repeat(4);
+    let request = cri::StopContainerRequest { container_id: id.clone(), timeout: 0 };
+    t.runtime().stop_container(request).await.context("stop")?;
+    t.runtime().remove_container(cri::RemoveContainerRequest { container_id: id }).await.context("remove")?;
+    Ok(())
+}
+
+async fn graceful(t: Test) -> Result<()> {
+    let c = t.container(|c| c.script("trap 'echo bye; exit 9' TERM; echo up; while :; do sleep 0.1; done")).await?;
+    c.logged("up").await?;
+    let began = Instant::now();
+    c.stop(30).await?;
+    c.ended_with(9).await?;
+    has("the log", &c.log().await?, "bye")?;
+    holds("it did not wait for the whole grace", began.elapsed().as_secs() < 15)
+}
+
+async fn stubborn(t: Test) -> Result<()> {
+    let c = t.container(|c| c.script("trap 'echo no' TERM; echo up; while :; do sleep 0.1; done")).await?;
+    c.logged("up").await?;
+    let began = Instant::now();
+    c.stop(2).await?;
+    between("seconds of grace", began.elapsed().as_secs_f64(), 1.9, 12.0)?;
+    has("the signal came first", &c.log().await?, "no")?;
+    c.ended_with(137).await.map(|_| ())
+}
+
+async fn at_once(t: Test) -> Result<()> {
+    let c = t.container(|c| c.script("trap 'echo no' TERM; echo up; while :; do sleep 0.1; done")).await?;
+    c.logged("up").await?;
+    c.stop(0).await?;
+    c.ended_with(137).await.map(|_| ())
+}
+
+async fn forced(t: Test) -> Result<()> {
+    let c = t.container(|_| {}).await?;
+    let pid = c.pid().await?;
+    c.remove().await?;
+    c.gone().await?;
+    holds("its process is gone", host::proc_file(pid, "stat").is_err())
+}
+
+async fn command(t: Test) -> Result<()> {
+    let c = t
+        .container(|c| {
+            c.command = words(&["/bin/sh", "-c"]);
+            c.args = words(&["echo \"$0:$1\"; sleep 1000", "zero arg", ""]);
+        })
+        .await?;
+    c.logged("zero arg:").await?;
+    let line = host::proc_file(c.pid().await?, "cmdline")?;
+    is("its command line", line, "/bin/sh\0-c\0echo \"$0:$1\"; sleep 1000\0zero arg\0\0".to_owned())
+}
+
+async fn working_dir(t: Test) -> Result<()> {
+    let c = t.container(|c| c.working_dir = "/tmp".to_owned()).await?;
+    let cwd = std::fs::read_link(format!("/proc/{}/cwd", c.pid().await?))?;
+    is("its directory", cwd.to_string_lossy().into_owned(), "/tmp")?;
+    is("an exec's directory", c.sh("pwd").await?, "/tmp")
+}
+
+async fn envs(t: Test) -> Result<()> {
+    let c = t
+        .container(|c| {
+            c.envs = vec![
+                cri::KeyValue { key: "WORD".to_owned(), value: b"two words = one $HOME".to_vec() },
+                cri::KeyValue { key: "EMPTY".to_owned(), value: Vec::new() },
+            ];
+        })
+        .await?;
+    let environment = host::proc_file(c.pid().await?, "environ")?;
+    for word in ["WORD=two words = one $HOME", "EMPTY=", "PATH=/bin"] {
+        holds(&format!("{word} in {environment:?}"), environment.split('\0').any(|other| other == word))?;
+    }
+    is("an exec's", c.sh("echo $WORD").await?, "two words = one $HOME")
+}
+
+async fn exec(t: Test) -> Result<()> {
+    let c = t.container(|_| {}).await?;
+    let answer = c.exec(&["/bin/sh", "-c", "echo out; echo err >&2; exit 7"], 0).await?;
+    is("stdout", String::from_utf8(answer.stdout)?, "out\n")?;
+    is("stderr", String::from_utf8(answer.stderr)?, "err\n")?;
+    is("exit code", answer.exit_code, 7)
+}
+
+async fn absent(t: Test) -> Result<()> {
+    let request = cri::ContainerStatusRequest { container_id: "0123456789abcdef".repeat(4), verbose: false };
+    refused("the status", t.runtime().container_status(request).await, &[Code::NotFound]).map(|_| ())
+}
