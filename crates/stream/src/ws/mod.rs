@@ -20,6 +20,9 @@ pub mod resize;
 pub(crate) mod socket;
 mod tunnel;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use handshake::{VERSION, accept_key};
 pub use protocol::{PROTOCOLS_FORWARD, PROTOCOLS_REMOTE, Protocol};
 

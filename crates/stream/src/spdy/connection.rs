@@ -1,0 +1,364 @@
+//! One SPDY connection: a reader that hands what comes to its streams, and writers that take turns.
+//!
+//! Locks: `writer` is held for a whole frame, over awaits; the others never over one.
+
+use super::{
+    frame::{self, FrameError, Status},
+    headers::{self, HeaderError, Headers, Inflater},
+};
+use crate::{
+    forward::{Peer, Piece},
+    session::Activity,
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{self, IoSlice},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadHalf},
+    sync::{mpsc, oneshot},
+};
+
+mod reader;
+pub(crate) use reader::Reader;
+
+/// Pieces that wait in one stream, of at most [`reader::PIECE`] bytes.
+const PIECES: usize = 4;
+/// New streams that wait for being taken.
+const ACCEPTED: usize = 4;
+/// Small frames that wait for a writer that is at work; a client that makes more has no use for them.
+const PENDING: usize = 64;
+/// How long the other end may take to answer a new stream (30 s in moby/spdystream's users, too).
+const REPLY: Duration = Duration::from_secs(30);
+
+/// Which end of the connection we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Takes streams, with odd numbers.
+    Server,
+    /// Opens them.
+    Client,
+}
+
+/// What ends a connection before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("the connection broke")]
+    Io(#[from] io::Error),
+    #[error("a wrong frame came")]
+    Frame(#[from] FrameError),
+    #[error("wrong headers came")]
+    Headers(#[from] HeaderError),
+}
+
+/// The writing end; clones are the same connection.
+#[derive(Clone)]
+pub(crate) struct Connection(Arc<Inner>);
+
+struct Inner {
+    role: Role,
+    writer: tokio::sync::Mutex<Writer>,
+    /// Whole small frames for whoever has, or next gets, the writer: the reader does not wait for it,
+    /// so that input goes on while output is held up.
+    pending: Mutex<VecDeque<Vec<u8>>>,
+    streams: Mutex<Streams>,
+    /// None on the client's end, and when no more headers are to be read.
+    inflater: Mutex<Option<Box<Inflater>>>,
+}
+
+struct Writer {
+    io: Box<dyn AsyncWrite + Send + Unpin>,
+    headers: headers::Writer,
+    /// A frame is not whole: nothing can follow.
+    is_torn: bool,
+    /// The next stream of ours.
+    next: u32,
+}
+
+struct Streams {
+    open: HashMap<u32, Entry>,
+    most: usize,
+    /// The last stream that the other end has opened.
+    last: u32,
+    /// The other end is gone.
+    is_over: bool,
+}
+
+struct Entry {
+    /// Kept until the stream is given up, also after its last piece: see [`Piece`].
+    pieces: mpsc::Sender<Piece>,
+    state: Arc<State>,
+    replied: Option<oneshot::Sender<()>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// We send nothing more.
+    is_closed: AtomicBool,
+    /// The other end wants nothing more.
+    is_reset: AtomicBool,
+}
+
+/// A stream of a connection.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// Those that it was opened with.
+    pub(crate) headers: Headers,
+    pub(crate) input: Input,
+    pub(crate) output: Output,
+}
+
+/// What comes on a stream.
+pub(crate) struct Input {
+    /// Ends without [`Piece::End`] if the other end gives the stream up, or goes.
+    pub(crate) pieces: mpsc::Receiver<Piece>,
+    id: u32,
+    connection: Connection,
+}
+
+/// What goes out on a stream; clones are the same stream.
+#[derive(Clone)]
+pub(crate) struct Output {
+    id: u32,
+    state: Arc<State>,
+    connection: Connection,
+}
+
+/// A connection over `io` with at most so many streams open that the other end opens; its reader, which
+/// must run for anything to come; and the streams that come. Each frame that comes touches `activity`.
+pub(crate) fn connection<IO>(
+    io: IO,
+    role: Role,
+    most: usize,
+    activity: Activity,
+) -> (Connection, Reader<ReadHalf<IO>>, mpsc::Receiver<Stream>)
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (read, write) = tokio::io::split(io);
+    let (accepted, accept) = mpsc::channel(ACCEPTED);
+    let writer = Writer { io: Box::new(write), headers: headers::Writer::default(), is_torn: false, next: 1 };
+    let inflater = match role {
+        Role::Server => Some(Box::default()),
+        // Replies' headers say nothing.
+        Role::Client => None,
+    };
+    let inner = Inner {
+        role,
+        writer: tokio::sync::Mutex::new(writer),
+        pending: Mutex::default(),
+        streams: Mutex::new(Streams { open: HashMap::new(), most, last: 0, is_over: false }),
+        inflater: Mutex::new(inflater),
+    };
+    let connection = Connection(Arc::new(inner));
+    let reader = Reader::new(read, connection.clone(), accepted, activity);
+    (connection, reader, accept)
+}
+
+/// Each change under these locks is one call: a panic leaves nothing half done.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connection {
+    /// Opens a stream and waits until it is taken.
+    ///
+    /// # Errors
+    /// If it is refused, or not answered in 30 s, or the connection is over.
+    pub(crate) async fn open(&self, headers: &[(&str, &str)]) -> io::Result<Stream> {
+        let (replied, reply) = oneshot::channel();
+        let stream = {
+            // Numbers must go out in their order.
+            let mut writer = self.0.writer.lock().await;
+            let id = writer.next;
+            writer.next = id.checked_add(2).filter(|id| id >> 31 == 0).ok_or(io::ErrorKind::QuotaExceeded)?;
+            let stream =
+                self.register(id, Headers::default(), Some(replied)).ok_or(io::ErrorKind::NotConnected)?;
+            let block = writer.headers.block(headers);
+            writer.frame(&frame::syn_stream(id, &block), &[]).await?;
+            stream
+        };
+        self.flush_pending().await?;
+        match tokio::time::timeout(REPLY, reply).await {
+            Ok(Ok(())) => Ok(stream),
+            Ok(Err(_)) => Err(io::ErrorKind::ConnectionRefused.into()),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// No more streams are taken and no more headers read: what that needs is given back.
+    pub(crate) fn seal(&self) {
+        locked(&self.0.inflater).take();
+    }
+
+    /// The last frame, then the end of what we send.
+    pub(crate) async fn goodbye(&self) {
+        self.end(true).await;
+    }
+
+    async fn end(&self, normal: bool) {
+        let last = locked(&self.0.streams).last;
+        let _ = self.write(&frame::goaway(last, normal), &[]).await;
+        let _ = self.0.writer.lock().await.io.shutdown().await;
+    }
+
+    /// A new stream; none if the connection is over.
+    fn register(&self, id: u32, headers: Headers, replied: Option<oneshot::Sender<()>>) -> Option<Stream> {
+        let (sender, pieces) = mpsc::channel(PIECES);
+        let state = Arc::new(State::default());
+        let mut streams = locked(&self.0.streams);
+        if streams.is_over {
+            return None;
+        }
+        streams.open.insert(id, Entry { pieces: sender, state: Arc::clone(&state), replied });
+        let input = Input { pieces, id, connection: self.clone() };
+        Some(Stream { headers, input, output: Output { id, state, connection: self.clone() } })
+    }
+
+    /// A whole frame.
+    async fn write(&self, head: &[u8], payload: &[u8]) -> io::Result<()> {
+        self.0.writer.lock().await.frame(head, payload).await?;
+        self.flush_pending().await
+    }
+
+    /// A whole small frame, now if nobody writes, else soon. Never waits for somebody else's frame.
+    async fn write_soon(&self, frame: Vec<u8>) -> io::Result<()> {
+        {
+            let mut pending = locked(&self.0.pending);
+            if pending.len() >= PENDING {
+                pending.pop_front();
+            }
+            pending.push_back(frame);
+        }
+        self.flush_pending().await
+    }
+
+    /// Writes what waits, unless somebody writes: who does calls this when he is done.
+    async fn flush_pending(&self) -> io::Result<()> {
+        loop {
+            if locked(&self.0.pending).is_empty() {
+                return Ok(());
+            }
+            let Ok(mut writer) = self.0.writer.try_lock() else { return Ok(()) };
+            loop {
+                let next = locked(&self.0.pending).pop_front();
+                let Some(frame) = next else { break };
+                writer.frame(&frame, &[]).await?;
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Writes a frame: its head, and what it carries, without copying.
+    async fn frame(&mut self, mut head: &[u8], mut payload: &[u8]) -> io::Result<()> {
+        if std::mem::replace(&mut self.is_torn, true) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        while !head.is_empty() {
+            let parts = [IoSlice::new(head), IoSlice::new(payload)];
+            let written = self.io.write_vectored(&parts).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            let of_head = written.min(head.len());
+            (head, payload) = (&head[of_head..], &payload[written - of_head..]);
+        }
+        self.io.write_all(payload).await?;
+        self.io.flush().await?;
+        self.is_torn = false;
+        Ok(())
+    }
+}
+
+impl Output {
+    /// Answers the stream: it is taken. Nothing may be written before.
+    pub(crate) async fn reply(&self) -> io::Result<()> {
+        {
+            let mut writer = self.connection.0.writer.lock().await;
+            let block = writer.headers.block(&[]);
+            writer.frame(&frame::syn_reply(self.id, &block), &[]).await?;
+        }
+        self.connection.flush_pending().await
+    }
+
+    /// Writes, one frame for every [`frame::DATA_MAX`] bytes; waits until there is room.
+    ///
+    /// # Errors
+    /// If the other end does not want it any more.
+    pub(crate) async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        for part in bytes.chunks(frame::DATA_MAX) {
+            if self.state.is_reset.load(Ordering::Relaxed) || self.state.is_closed.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            self.connection.write(&frame::data(self.id, false, part.len()), part).await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing more is written; what comes goes on. Once is enough.
+    pub(crate) async fn close(&self) {
+        if self.state.is_reset.load(Ordering::Relaxed) || self.state.is_closed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let _ = self.connection.write(&frame::data(self.id, true, 0), &[]).await;
+    }
+
+    /// Ends the stream both ways, unless it already has.
+    pub(crate) async fn reset(&self, status: Status) {
+        self.state.is_closed.store(true, Ordering::Relaxed);
+        if !self.state.is_reset.swap(true, Ordering::Relaxed) {
+            let _ = self.connection.write(&frame::rst_stream(self.id, status), &[]).await;
+        }
+    }
+}
+
+impl Peer for Output {
+    async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        Output::write(self, bytes).await
+    }
+
+    async fn close(&self) {
+        Output::close(self).await;
+    }
+}
+
+impl Input {
+    /// The number of the stream.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Drop for Input {
+    /// What still comes is dropped.
+    fn drop(&mut self) {
+        locked(&self.connection.0.streams).open.remove(&self.id);
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("role", &self.0.role).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Input").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Output").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
