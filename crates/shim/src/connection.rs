@@ -32,6 +32,16 @@ pub(crate) struct Call {
 #[derive(Debug)]
 pub(crate) struct Closed(pub(crate) String);
 
+impl Closed {
+    fn by(what: &str, errno: Errno) -> Self {
+        match errno {
+            // It ended without waiting for its answers, as a daemon does that is killed.
+            Errno::PIPE | Errno::CONNRESET => Self(String::new()),
+            errno => Self(format!("{what}: {}", io::Error::from(errno))),
+        }
+    }
+}
+
 /// Answers that wait in memory before the client's requests are no longer read.
 const MAX_QUEUED: usize = 4 << 20;
 /// Parts of an answer up to this size are joined to one write.
@@ -77,7 +87,7 @@ impl Connection {
             Ok(0) => return Err(Closed(String::new())),
             Ok(_) => {}
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Vec::new()),
-            Err(e) => return Err(Closed(format!("read: {}", io::Error::from(e)))),
+            Err(e) => return Err(Closed::by("read", e)),
         }
         self.input.extend_from_slice(scratch);
         let mut calls = Vec::new();
@@ -134,7 +144,7 @@ impl Connection {
                 }
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(e) => return Err(Closed(format!("write: {}", io::Error::from(e)))),
+                Err(e) => return Err(Closed::by("write", e)),
             }
         }
         self.output = VecDeque::new();

@@ -12,6 +12,7 @@
 //! ```
 
 use crate::connection::ReplyTo;
+use crate::input::Input;
 use crate::launch::Process;
 use crate::output::Output;
 use std::path::PathBuf;
@@ -72,8 +73,8 @@ pub(crate) struct Container {
     pub(crate) process: Process,
     /// Its outputs and its log.
     pub(crate) output: Output,
-    /// Writing end of its standard input, while that is held open.
-    pub(crate) held_stdin: Option<OwnedFd>,
+    /// Its standard input, as far as clients write to it.
+    pub(crate) input: Input,
     /// Another descriptor of its terminal, to resize it.
     pub(crate) terminal: Option<OwnedFd>,
     /// Nanoseconds since the Unix epoch; 0 = not started.
@@ -137,6 +138,6 @@ impl Container {
             State::Ending(ending) => Some(ending.until),
             State::Created | State::Running | State::Exited(_) => None,
         };
-        [ending, self.retry_at].into_iter().flatten().min()
+        [ending, self.retry_at, self.output.attached.deadline()].into_iter().flatten().min()
     }
 }

@@ -36,8 +36,8 @@ pub(crate) struct Made {
     pub(crate) stdout: Option<OwnedFd>,
     /// Reading end of its error output.
     pub(crate) stderr: Option<OwnedFd>,
-    /// Writing end of its input, if that was asked for.
-    pub(crate) held_stdin: Option<OwnedFd>,
+    /// Where its input is written to, if that was asked for; it does not block.
+    pub(crate) input: Option<OwnedFd>,
     /// Another descriptor of its terminal.
     pub(crate) terminal: Option<OwnedFd>,
 }
@@ -79,7 +79,7 @@ pub(crate) fn create(
         options: mount.options.clone(),
     });
     let spec = read_spec(bundle)?;
-    let (stdio, stdout, stderr, held_stdin) =
+    let (stdio, stdout, stderr, input) =
         descriptors(wanted).map_err(|e| Refusal::internal("make the standard descriptors", &e))?;
     let cgroups = match &shim.mounts {
         Some(mounts) => mounts,
@@ -100,18 +100,19 @@ pub(crate) fn create(
     };
     let mut created = runner::create(request).map_err(|e| refuse(&e))?;
     let Some(terminal) = created.terminal.take() else {
-        return Ok(Made { process: Process(created), stdout, stderr, held_stdin, terminal: None });
+        return Ok(Made { process: Process(created), stdout, stderr, input, terminal: None });
     };
-    let reader = terminal.try_clone().and_then(|reader| {
+    let ends = terminal.try_clone().and_then(|reader| {
         ioctl_fionbio(&reader, true)?;
-        Ok(reader)
+        let input = if wanted.stdin { Some(terminal.try_clone()?) } else { None };
+        Ok((reader, input))
     });
-    match reader {
-        Ok(reader) => Ok(Made {
+    match ends {
+        Ok((reader, input)) => Ok(Made {
             process: Process(created),
             stdout: Some(reader),
             stderr,
-            held_stdin,
+            input,
             terminal: Some(terminal),
         }),
         Err(e) => {
@@ -132,6 +133,7 @@ fn descriptors(wanted: Wanted) -> io::Result<Descriptors> {
     }
     let (stdin, held) = if wanted.stdin {
         let (reader, writer) = io::pipe()?;
+        ioctl_fionbio(&writer, true)?;
         (reader.into(), Some(writer.into()))
     } else {
         (crate::logfile::null()?, None)

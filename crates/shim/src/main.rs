@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attach;
 mod capture;
 mod connection;
 mod container;
@@ -13,6 +14,7 @@ mod exec;
 mod exitfile;
 mod fifo;
 mod framing;
+mod input;
 mod launch;
 mod logfile;
 mod output;

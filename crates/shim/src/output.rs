@@ -1,6 +1,8 @@
 //! A container's two output pipes, or its terminal, on their way to the log: read, framed, appended.
-//! While the log takes nothing, the pipes are not read, so that the container waits in its writes.
+//! While the log or an attached client takes nothing, the pipes are not read, so that the container
+//! waits in its writes.
 
+use crate::attach::Attachments;
 use crate::framing::{Framer, Stamp};
 use crate::logfile::{LogError, LogFile};
 use crate::poll::{Interest, Poll, Source, Stream};
@@ -46,7 +48,7 @@ pub(crate) enum Progress {
     Empty,
     /// The pipe is at its end, or was before.
     Ended,
-    /// The log takes nothing; see [`Output::retry`].
+    /// The log or a client takes nothing; see [`Output::retry`].
     Stuck,
 }
 
@@ -74,6 +76,8 @@ pub(crate) struct Output {
     rest: Option<Rest>,
     last: Stamp,
     watched: bool,
+    /// Clients that get a copy.
+    pub(crate) attached: Attachments,
 }
 
 impl Output {
@@ -87,12 +91,13 @@ impl Output {
             rest: None,
             last: Stamp::of(0),
             watched: false,
+            attached: Attachments::default(),
         }
     }
 
-    /// Brings the poll in step: pipes are watched unless the log is stuck.
+    /// Brings the poll in step: pipes are watched unless something waits.
     pub(crate) fn watch(&mut self, poll: &Poll, id: u32) -> io::Result<()> {
-        let want = !self.is_stuck();
+        let want = !self.waits();
         if want != self.watched {
             for (pipe, stream) in [(&self.stdout, Stream::Stdout), (&self.stderr, Stream::Stderr)] {
                 let Some(pipe) = pipe else { continue };
@@ -113,11 +118,12 @@ impl Output {
             poll.remove(&pipe.fd);
         }
         self.watched = false;
+        self.attached.close(poll);
     }
 
     /// Reads one stream once.
     pub(crate) fn read(&mut self, stream: Stream, poll: &Poll, scratch: &mut Scratch) -> Progress {
-        if self.is_stuck() {
+        if self.waits() {
             return Progress::Stuck;
         }
         let Some(pipe) = self.pipe(stream) else { return Progress::Ended };
@@ -132,7 +138,9 @@ impl Output {
         }
         let Scratch { read, out } = scratch;
         self.last = Stamp::after(self.last);
-        if self.take(stream, read, self.last, out) { Progress::More } else { Progress::Stuck }
+        self.attached.offer(stream, read, poll);
+        let logged = self.take(stream, read, self.last, out);
+        if logged && !self.attached.is_behind() { Progress::More } else { Progress::Stuck }
     }
 
     /// Reads what both streams have now; true when both are at their end and written. Bounded, so that
@@ -149,7 +157,20 @@ impl Output {
 
     /// Whether both streams are at their end and written.
     pub(crate) fn is_finished(&self) -> bool {
-        self.stdout.is_none() && self.stderr.is_none() && !self.is_stuck()
+        self.stdout.is_none() && self.stderr.is_none() && !self.waits()
+    }
+
+    /// Whether what was read is still to be taken.
+    fn waits(&self) -> bool {
+        self.is_stuck() || self.attached.is_behind()
+    }
+
+    /// Whether this stream may still say something.
+    pub(crate) fn is_open(&self, stream: Stream) -> bool {
+        match stream {
+            Stream::Stdout => self.stdout.is_some(),
+            Stream::Stderr => self.stderr.is_some(),
+        }
     }
 
     /// Whether the log takes nothing now.
@@ -233,6 +254,7 @@ impl Output {
         };
         if let Some(mut pipe) = pipe {
             poll.remove(&pipe.fd);
+            self.attached.end(stream, poll);
             scratch.out.clear();
             pipe.framer.finish(self.last, &mut scratch.out);
             if !self.append(&scratch.out) {

@@ -1,12 +1,24 @@
 //! Our own service, `peapod.shim.v1.Pod`: what the daemon needs beyond containerd's API.
 
+use crate::attach;
 use crate::connection::ReplyTo;
+use crate::fifo::{Address, Ends};
+use crate::poll::Stream;
 use crate::serve::{Shim, bounded};
 use crate::wire::{Payload, Refusal, chain};
+use ttrpc::proto::Code;
 use types::shim::{
-    EXEC_SYNC, Empty, ExecSyncRequest, POD_STATE, PodStateResponse, REOPEN_LOG, ReopenLogRequest, WATCH,
-    WatchRequest, WatchResponse,
+    ATTACH, AttachRequest, AttachResponse, EXEC_SYNC, Empty, ExecSyncRequest, FIFO_SCHEME, POD_STATE,
+    PodStateResponse, REOPEN_LOG, ReopenLogRequest, WATCH, WatchRequest, WatchResponse,
 };
+
+/// The address of an attached client's stream.
+fn bound<'a>(field: &str, address: &'a str) -> Result<Address<'a>, Refusal> {
+    match Address::parse(field, address)? {
+        Address::Held(_) => Err(Refusal::invalid(format!("{field}: want {FIFO_SCHEME}<absolute path>"))),
+        fine @ (Address::Nothing(_) | Address::Bound(_)) => Ok(fine),
+    }
+}
 
 fn decode<M: prost::Message + Default>(payload: &[u8]) -> Result<M, Refusal> {
     M::decode(payload).map_err(|e| Refusal::invalid(format!("the message cannot be read: {e}")))
@@ -23,6 +35,7 @@ impl Shim {
         match method {
             WATCH => self.watch(reply_to, &decode(payload)?),
             EXEC_SYNC => self.exec_sync(reply_to, &decode::<ExecSyncRequest>(payload)?),
+            ATTACH => self.attach(&decode(payload)?),
             REOPEN_LOG => self.reopen_log(&decode(payload)?),
             POD_STATE => Ok(Some(Payload::own(&self.pod_state()))),
             _ => Err(Refusal::unimplemented(&format!("method {method}"))),
@@ -37,6 +50,48 @@ impl Shim {
         bounded(self.watchers.len(), "Watch")?;
         self.watchers.push((reply_to, request.after));
         Ok(None)
+    }
+
+    /// Joins a container's streams; nothing is changed when any of them cannot be had.
+    fn attach(&mut self, request: &AttachRequest) -> Result<Option<Payload>, Refusal> {
+        let index = self.running(&request.container_id)?;
+        let key = self.next_key();
+        let container = &mut self.containers[index];
+        if container.output.attached.len() >= attach::MOST {
+            let text = format!("{} clients are attached to container {}", attach::MOST, container.id);
+            return Err(Refusal::new(Code::RESOURCE_EXHAUSTED, text));
+        }
+        if !request.stderr.is_empty() && container.terminal.is_some() {
+            return Err(Refusal::invalid("stderr: a terminal has none of its own"));
+        }
+        if !request.stdin.is_empty() && !container.input.is_asked() {
+            let text = format!("stdin: container {} was created without an open one", container.id);
+            return Err(Refusal::state(text));
+        }
+        let outputs = !request.stdout.is_empty() || !request.stderr.is_empty();
+        if outputs && container.stdout.is_empty() && container.terminal.is_none() {
+            return Err(Refusal::state(format!(
+                "stdout: container {} was created without one",
+                container.id
+            )));
+        }
+        let stdin = Ends::input("stdin", bound("stdin", &request.stdin)?)?.own;
+        let stdout = Ends::output("stdout", bound("stdout", &request.stdout)?)?.own;
+        let stderr = Ends::output("stderr", bound("stderr", &request.stderr)?)?.own;
+        let response = AttachResponse {
+            terminal: container.terminal.is_some(),
+            stdin_once: container.input.is_once(),
+            stdin_closed: container.input.is_asked() && container.input.is_closed(),
+        };
+        // What is at its end already is closed with this call.
+        let stdin = stdin.filter(|_| !container.input.is_closed());
+        let stdout = stdout.filter(|_| container.output.is_open(Stream::Stdout));
+        let stderr = stderr.filter(|_| container.output.is_open(Stream::Stderr));
+        let attached = &mut container.output.attached;
+        let added = attached.add(key, stdin, stdout, stderr, &self.poll);
+        added.map_err(|e| Refusal::internal("watch the streams", &e))?;
+        container.input.watch(attached, &self.poll);
+        Ok(Some(Payload::own(&response)))
     }
 
     fn reopen_log(&mut self, request: &ReopenLogRequest) -> Result<Option<Payload>, Refusal> {

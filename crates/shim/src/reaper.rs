@@ -69,7 +69,7 @@ impl Shim {
         // A kill for want of memory is told as such when it (or the shell that passes it on) ended it.
         let oom_killed =
             code == KILLED && container.process.cgroup().oom_kills().is_ok_and(|count| count > 0);
-        container.held_stdin = None;
+        container.input.close(&mut container.output.attached, &self.poll);
         let until = Instant::now() + DRAIN;
         container.state = State::Ending(Ending { code, at: now_nanos(), oom_killed, message, until });
         self.settle(index, Instant::now());

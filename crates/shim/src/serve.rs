@@ -1,10 +1,11 @@
 //! The loop: one thread, one epoll instance, no work that waits. Everything of a pod is here.
 
+use crate::attach::PATIENCE;
 use crate::connection::{Call, Closed, Connection, ReplyTo};
 use crate::container::Container;
 use crate::exec::Exec;
 use crate::output::Scratch;
-use crate::poll::{Interest, Poll, Source, Stream};
+use crate::poll::{End, Interest, Poll, Source, Stream};
 use crate::session::Session;
 use crate::wire::{Payload, Refusal};
 use cgroup::Cgroup;
@@ -186,7 +187,8 @@ impl Shim {
             Source::Output(key, stream) => self.on_output(key, stream),
             Source::Exec(key, stream) => self.exec_readable(key, stream),
             Source::Session(key, end) => self.on_session(key, end),
-            Source::Attached(..) | Source::Input(_) => {}
+            Source::Attached(key, end) => self.on_attached(key, end),
+            Source::Input(key) => self.on_input(key),
         }
     }
 
@@ -199,6 +201,7 @@ impl Shim {
 
     fn on_time(&mut self, now: Instant) {
         for index in 0..self.containers.len() {
+            self.let_slow_clients_go(index, now);
             let container = &self.containers[index];
             if container.retry_at.is_some_and(|at| at <= now) {
                 self.retry(index, now);
@@ -215,6 +218,42 @@ impl Shim {
         self.containers[index].output.read(stream, &self.poll, &mut self.scratch);
         self.after_output(index);
         self.settle(index, Instant::now());
+    }
+
+    /// A client of a container's own streams wrote, takes more, or is gone.
+    fn on_attached(&mut self, key: u32, end: End) {
+        let Some(index) = self.containers.iter().position(|c| c.output.attached.has(key)) else { return };
+        let Container { input, output, .. } = &mut self.containers[index];
+        if end == End::Stdin {
+            input.on_client(key, &mut output.attached, &self.poll, &mut self.scratch);
+            return;
+        }
+        output.attached.on_output(key, end, &self.poll);
+        self.after_output(index);
+        self.settle(index, Instant::now());
+    }
+
+    /// A container takes more input.
+    fn on_input(&mut self, key: u32) {
+        let Some(container) = self.containers.iter_mut().find(|container| container.key == key) else {
+            return;
+        };
+        container.input.on_target(&mut container.output.attached, &self.poll);
+    }
+
+    fn let_slow_clients_go(&mut self, index: usize, now: Instant) {
+        let container = &mut self.containers[index];
+        let gone = container.output.attached.expire(now, &self.poll);
+        if gone > 0 {
+            let text = format!(
+                "container {}: {gone} attached clients did not read for {} s and were let go",
+                container.id,
+                PATIENCE.as_secs()
+            );
+            self.log(&text);
+            self.after_output(index);
+            self.settle(index, now);
+        }
     }
 
     /// A name that was not used before.

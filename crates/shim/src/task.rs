@@ -3,6 +3,7 @@
 use crate::connection::ReplyTo;
 use crate::container::{Container, State};
 use crate::framing::now_nanos;
+use crate::input::Input;
 use crate::launch::{self, Process, Wanted};
 use crate::logfile::LogFile;
 use crate::output::Output;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use sys::rustix::process::Signal;
 use sys::rustix::termios::{Winsize, tcsetwinsize};
 use ttrpc::proto::Code;
-use types::shim::{ExitRecord, LOG_SCHEME, Phase, STDIN_HELD, log_place};
+use types::shim::{ExitRecord, LOG_SCHEME, Phase, STDIN_HELD, STDIN_ONCE, log_place};
 
 /// Containers of one pod that one shim takes.
 const MOST_CONTAINERS: usize = 1024;
@@ -132,14 +133,20 @@ impl Shim {
         if !request.stderr.is_empty() && request.stderr != request.stdout {
             return Err(Refusal::invalid("stderr: goes where stdout goes; want the same address or none"));
         }
-        let hold_stdin = match request.stdin.as_str() {
-            "" => false,
-            STDIN_HELD => true,
-            _ => return Err(Refusal::invalid(format!("stdin: want nothing or {STDIN_HELD}"))),
+        let (hold_stdin, once) = match request.stdin.as_str() {
+            "" => (false, false),
+            STDIN_HELD => (true, false),
+            // A terminal stays open: its input has no end.
+            STDIN_ONCE => (true, !request.terminal),
+            _ => {
+                return Err(Refusal::invalid(format!("stdin: want nothing, {STDIN_HELD} or {STDIN_ONCE}")));
+            }
         };
-        let wanted = Wanted { terminal: request.terminal, stdin: hold_stdin, output: log.is_some() };
+        // Output without a log is read all the same: clients may attach.
+        let output = !request.stdout.is_empty();
+        let wanted = Wanted { terminal: request.terminal, stdin: hold_stdin, output };
         let made = launch::create(self, &bundle, &request.rootfs, wanted)?;
-        let launch::Made { process, stdout, stderr, held_stdin, terminal } = made;
+        let launch::Made { process, stdout, stderr, input, terminal } = made;
         let pid = process.pid();
         let key = self.next_key();
         self.containers.push(Container {
@@ -151,7 +158,7 @@ impl Shim {
             state: State::Created,
             process,
             output: Output::new(log, stdout, stderr),
-            held_stdin,
+            input: input.map_or_else(Input::default, |target| Input::new(key, target, once)),
             terminal,
             started_at: 0,
             waiting: Vec::new(),
@@ -232,6 +239,7 @@ impl Shim {
         removed.map_err(|e| Refusal::internal("remove the cgroup", &e))?;
         self.end_sessions_of(self.containers[index].key);
         let mut container = self.containers.remove(index);
+        container.input.close(&mut container.output.attached, &self.poll);
         container.output.unwatch(&self.poll);
         self.sweep_cgroups();
         now(&response)
@@ -305,7 +313,9 @@ impl Shim {
         }
         let index = self.find(&request.id)?;
         if request.stdin {
-            self.containers[index].held_stdin = None;
+            let container = &mut self.containers[index];
+            container.input.end(&mut container.output.attached, &self.poll);
+            container.input.watch(&mut container.output.attached, &self.poll);
         }
         done()
     }

@@ -3,6 +3,8 @@
 mod host;
 
 #[cfg(test)]
+mod attach;
+#[cfg(test)]
 mod exec;
 #[cfg(test)]
 mod interop;

@@ -211,12 +211,14 @@ async fn a_process_is_what_its_specification_says() {
 async fn what_cannot_be_is_refused_by_its_name_and_leaves_nothing() {
     let (host, shim) = running().await;
     let before = descriptors(&shim).await;
-    for args in [&["/bin/missing"][..], &["missing"], &["/proc/self/status"]] {
+    for (args, text) in [
+        (&["/bin/missing"][..], "no such file or directory"),
+        (&["missing"], "executable file not found"),
+        (&["/proc/self/status"], "permission denied"),
+    ] {
         for want in [OUTPUTS, TERMINAL] {
             let client = prepare(&host, &shim, "e", &process(args), want).await.expect("exec");
             let error = shim.exec_start("c", "e").await.expect_err("refused");
-            let text =
-                if args[0].contains("missing") { "no such file or directory" } else { "permission denied" };
             refused(&error, Code::InvalidArgument, text);
             assert_eq!(all(client.stdout).await, b"", "its streams are at their end");
             assert_eq!(end(&shim, "e").await, 128);
