@@ -28,7 +28,7 @@ pub(crate) fn container_state(state: ContainerState) -> i32 {
     }
 }
 
-fn pod_metadata(pod: &PodView) -> cri::PodSandboxMetadata {
+pub(crate) fn pod_metadata(pod: &PodView) -> cri::PodSandboxMetadata {
     let spec = &pod.plan.spec;
     cri::PodSandboxMetadata {
         name: spec.name.clone(),
@@ -97,6 +97,8 @@ pub(crate) fn pod_info(pod: &PodView) -> BTreeMap<String, String> {
         "netns": pod.plan.pins.net,
         "cgroup": pod.plan.cgroup.path,
         "stateDir": pod.plan.paths.dir,
+        "overhead": pod.size.as_ref().map(|size| &size.overhead),
+        "resources": pod.size.as_ref().map(|size| &size.resources),
     });
     BTreeMap::from([("info".to_owned(), info.to_string())])
 }
@@ -158,7 +160,7 @@ pub(crate) fn container_status(container: &ContainerView, log_trouble: Option<&s
         annotations: spec.annotations.clone(),
         mounts: spec.mounts.iter().map(mount).collect(),
         log_path: plan.log.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
-        resources: Some(cri::ContainerResources { linux: Some(resources(&spec.resources)), windows: None }),
+        resources: Some(cri::ContainerResources { linux: Some(resources(plan.resources())), windows: None }),
         image_id: plan.image.id.clone(),
         user: Some(user(container)),
         stop_signal: stop_signal(plan.stop_signal.number()),
@@ -188,7 +190,8 @@ fn mount(mount: &types::container::Mount) -> cri::Mount {
     }
 }
 
-/// The limits as asked for: this version sets them once and never changes them.
+/// The limits in force (KEP-1287). Memory and swap together are as large as the memory where swap is not
+/// asked for: it adds nothing then.
 fn resources(limits: &Resources) -> cri::LinuxContainerResources {
     let number = |value: Option<u64>| value.and_then(|n| i64::try_from(n).ok()).unwrap_or(0);
     cri::LinuxContainerResources {
@@ -205,7 +208,7 @@ fn resources(limits: &Resources) -> cri::LinuxContainerResources {
             .map(|(page_size, limit)| cri::HugepageLimit { page_size: page_size.clone(), limit: *limit })
             .collect(),
         unified: limits.unified.clone(),
-        memory_swap_limit_in_bytes: limits.memory_swap_limit.unwrap_or(0),
+        memory_swap_limit_in_bytes: limits.memory_swap_limit.or(limits.memory_limit).unwrap_or(0),
     }
 }
 

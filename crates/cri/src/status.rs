@@ -12,7 +12,7 @@
 //! | Internal | anything else, with its causes |
 
 use crate::parse::Bad;
-use engine::EngineError;
+use engine::{EngineError, EventsEnded};
 use image::{ErrorKind, ImageError};
 use std::error::Error;
 use stream::GrantError;
@@ -83,6 +83,16 @@ pub(crate) fn of_grant(error: &GrantError) -> Status {
 /// Nobody reads this answer: its caller has gone.
 pub(crate) fn caller_left(method: &str) -> Status {
     Status::cancelled(format!("{method}: the caller has left"))
+}
+
+/// Why a stream of events ends. The kubelet opens a new one.
+pub(crate) fn of_ended_events(ended: EventsEnded) -> Status {
+    match ended {
+        EventsEnded::Slow => Status::resource_exhausted(
+            "GetContainerEvents: too many events waited for this caller; a new call gets those that follow",
+        ),
+        EventsEnded::Stopping => of_engine(&EngineError::Unavailable),
+    }
 }
 
 /// Of an RPC that this version does not serve: nothing pretends.

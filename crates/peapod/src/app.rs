@@ -187,6 +187,8 @@ async fn serve_calls(
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
     }
+    // A server ends when its streams have ended.
+    built.engine.end_events();
     // Dropping it is the word.
     drop(stopping);
     match tokio::time::timeout(GRACE, server).await {

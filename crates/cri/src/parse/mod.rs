@@ -10,6 +10,7 @@ mod text;
 
 pub(crate) use container::container;
 pub(crate) use pod::pod;
+pub(crate) use resources::resources;
 
 /// A field that cannot be obeyed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

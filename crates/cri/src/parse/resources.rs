@@ -5,7 +5,7 @@ use api::cri;
 use types::container::Resources;
 
 /// Checks the limits; `field` is the path of the message.
-pub(super) fn resources(field: &str, asked: &cri::LinuxContainerResources) -> Result<Resources, Bad> {
+pub(crate) fn resources(field: &str, asked: &cri::LinuxContainerResources) -> Result<Resources, Bad> {
     let at = |name: &str| format!("{field}.{name}");
     let oom_score_adj = i32::try_from(asked.oom_score_adj)
         .ok()

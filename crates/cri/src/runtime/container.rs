@@ -3,8 +3,8 @@
 use super::Runtime;
 use crate::{parse, render, status};
 use api::cri;
-use engine::{ContainerFilter, ContainerState, Host};
-use std::{collections::BTreeMap, time::Duration};
+use engine::{ContainerFilter, ContainerState, ContainerView, Host};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tonic::Status;
 use types::{container::PidMode, pod::NsMode};
 
@@ -70,7 +70,14 @@ impl<H: Host> Runtime<H> {
     }
 
     pub(super) fn list(&self, request: cri::ListContainersRequest) -> cri::ListContainersResponse {
-        let asked = request.filter.unwrap_or_default();
+        let containers = self.listed_containers(request.filter);
+        cri::ListContainersResponse {
+            containers: containers.iter().map(|c| render::container_row(c)).collect(),
+        }
+    }
+
+    pub(super) fn listed_containers(&self, filter: Option<cri::ContainerFilter>) -> Vec<Arc<ContainerView>> {
+        let asked = filter.unwrap_or_default();
         let state = match asked.state.map(|value| cri::ContainerState::try_from(value.state)) {
             None => None,
             Some(Ok(cri::ContainerState::ContainerCreated)) => Some(ContainerState::Created),
@@ -78,7 +85,7 @@ impl<H: Host> Runtime<H> {
             Some(Ok(cri::ContainerState::ContainerExited)) => Some(ContainerState::Exited),
             Some(Ok(cri::ContainerState::ContainerUnknown)) => Some(ContainerState::Unknown),
             // A state that this version does not know is one that no container is in.
-            Some(Err(_)) => return cri::ListContainersResponse::default(),
+            Some(Err(_)) => return Vec::new(),
         };
         let filter = ContainerFilter {
             id: Some(asked.id).filter(|id| !id.is_empty()),
@@ -86,10 +93,7 @@ impl<H: Host> Runtime<H> {
             pod: Some(asked.pod_sandbox_id).filter(|id| !id.is_empty()),
             labels: asked.label_selector,
         };
-        let containers = self.engine.containers(&filter);
-        cri::ListContainersResponse {
-            containers: containers.iter().map(|c| render::container_row(c)).collect(),
-        }
+        self.engine.containers(&filter)
     }
 
     pub(super) async fn container_status(

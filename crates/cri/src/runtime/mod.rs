@@ -1,18 +1,24 @@
 //! RuntimeService: one file a subject, and here the list of all its calls.
 
 mod container;
+mod events;
 mod exec;
+mod lists;
+mod metrics;
 mod node;
 mod pod;
 mod stats;
+mod update;
 
 pub use node::{NetworkState, Node};
 
 use crate::status;
 use api::cri::{self, runtime_service_server::RuntimeService};
 use engine::{Engine, Host};
+use lists::Items;
 use std::sync::Arc;
 use stream::Sessions;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 /// The service. Clones share the engine.
@@ -20,6 +26,8 @@ pub struct Runtime<H: Host> {
     engine: Engine<H>,
     node: Arc<Node>,
     sessions: Arc<dyn Sessions>,
+    /// Calls that may read figures at once.
+    places: Arc<Semaphore>,
 }
 
 impl<H: Host> std::fmt::Debug for Runtime<H> {
@@ -32,13 +40,11 @@ impl<H: Host> Runtime<H> {
     /// Serves this engine on this node; sessions of Exec, Attach and PortForward are granted there.
     #[must_use]
     pub fn new(engine: Engine<H>, node: Arc<Node>, sessions: Arc<dyn Sessions>) -> Self {
-        Runtime { engine, node, sessions }
+        Runtime { engine, node, sessions, places: Arc::new(Semaphore::new(stats::AT_ONCE)) }
     }
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-/// Lists in chunks are not served yet, so no stream has an item.
-type NoItems<T> = tokio_stream::Empty<Result<T, Status>>;
 
 /// Calls that this version does not serve, by name: nothing pretends.
 macro_rules! not_served {
@@ -197,35 +203,105 @@ impl<H: Host> RuntimeService for Runtime<H> {
         Ok(Response::new(self.stats_of_all(request.into_inner()).await))
     }
 
-    type StreamPodSandboxesStream = NoItems<cri::StreamPodSandboxesResponse>;
-    type StreamContainersStream = NoItems<cri::StreamContainersResponse>;
-    type StreamContainerStatsStream = NoItems<cri::StreamContainerStatsResponse>;
-    type StreamPodSandboxStatsStream = NoItems<cri::StreamPodSandboxStatsResponse>;
-    type StreamPodSandboxMetricsStream = NoItems<cri::StreamPodSandboxMetricsResponse>;
-    type GetContainerEventsStream = NoItems<cri::ContainerEventResponse>;
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<cri::PodSandboxStatsRequest>,
+    ) -> Answer<cri::PodSandboxStatsResponse> {
+        self.stats_of_pod(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Answer<cri::ListPodSandboxStatsResponse> {
+        Ok(Response::new(self.stats_of_pods(request.into_inner()).await))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _request: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Answer<cri::ListMetricDescriptorsResponse> {
+        Ok(Response::new(self.metric_descriptors().await))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _request: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
+        Ok(Response::new(self.pod_metrics().await))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Answer<cri::UpdateContainerResourcesResponse> {
+        self.update(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
+        self.update_pod(request.into_inner()).await.map(Response::new)
+    }
+
+    type StreamPodSandboxesStream = Items<cri::StreamPodSandboxesResponse>;
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        Ok(Response::new(self.stream_pods(request.into_inner())))
+    }
+
+    type StreamContainersStream = Items<cri::StreamContainersResponse>;
+
+    async fn stream_containers(
+        &self,
+        request: Request<cri::StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        Ok(Response::new(self.stream_containers(request.into_inner())))
+    }
+
+    type StreamContainerStatsStream = Items<cri::StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<cri::StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        Ok(Response::new(self.stream_container_stats(request.into_inner())))
+    }
+
+    type StreamPodSandboxStatsStream = Items<cri::StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        Ok(Response::new(self.stream_pod_stats(request.into_inner())))
+    }
+
+    type StreamPodSandboxMetricsStream = Items<cri::StreamPodSandboxMetricsResponse>;
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _request: Request<cri::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+        Ok(Response::new(self.stream_pod_metrics()))
+    }
+
+    type GetContainerEventsStream = Items<cri::ContainerEventResponse>;
+
+    async fn get_container_events(
+        &self,
+        _request: Request<cri::GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
+        Ok(Response::new(self.events()))
+    }
 
     not_served! {
-        update_container_resources(UpdateContainerResourcesRequest)
-            -> cri::UpdateContainerResourcesResponse, "UpdateContainerResources";
-        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest)
-            -> cri::UpdatePodSandboxResourcesResponse, "UpdatePodSandboxResources";
-        pod_sandbox_stats(PodSandboxStatsRequest) -> cri::PodSandboxStatsResponse, "PodSandboxStats";
-        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> cri::ListPodSandboxStatsResponse, "ListPodSandboxStats";
         checkpoint_container(CheckpointContainerRequest) -> cri::CheckpointContainerResponse, "CheckpointContainer";
         checkpoint_pod(CheckpointPodRequest) -> cri::CheckpointPodResponse, "CheckpointPod";
         restore_pod(RestorePodRequest) -> cri::RestorePodResponse, "RestorePod";
-        list_metric_descriptors(ListMetricDescriptorsRequest)
-            -> cri::ListMetricDescriptorsResponse, "ListMetricDescriptors";
-        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest)
-            -> cri::ListPodSandboxMetricsResponse, "ListPodSandboxMetrics";
-        stream_pod_sandboxes(StreamPodSandboxesRequest) -> Self::StreamPodSandboxesStream, "StreamPodSandboxes";
-        stream_containers(StreamContainersRequest) -> Self::StreamContainersStream, "StreamContainers";
-        stream_container_stats(StreamContainerStatsRequest)
-            -> Self::StreamContainerStatsStream, "StreamContainerStats";
-        stream_pod_sandbox_stats(StreamPodSandboxStatsRequest)
-            -> Self::StreamPodSandboxStatsStream, "StreamPodSandboxStats";
-        stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest)
-            -> Self::StreamPodSandboxMetricsStream, "StreamPodSandboxMetrics";
-        get_container_events(GetEventsRequest) -> Self::GetContainerEventsStream, "GetContainerEvents";
     }
 }

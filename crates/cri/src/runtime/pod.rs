@@ -3,8 +3,8 @@
 use super::Runtime;
 use crate::{parse, render, status};
 use api::cri;
-use engine::{Host, PodFilter, PodState};
-use std::collections::BTreeMap;
+use engine::{Host, PodFilter, PodState, PodView};
+use std::{collections::BTreeMap, sync::Arc};
 use tonic::Status;
 
 impl<H: Host> Runtime<H> {
@@ -49,18 +49,21 @@ impl<H: Host> Runtime<H> {
     }
 
     pub(super) fn list_pods(&self, request: cri::ListPodSandboxRequest) -> cri::ListPodSandboxResponse {
-        let asked = request.filter.unwrap_or_default();
+        let pods = self.listed_pods(request.filter);
+        cri::ListPodSandboxResponse { items: pods.iter().map(|pod| render::pod_row(pod)).collect() }
+    }
+
+    pub(super) fn listed_pods(&self, filter: Option<cri::PodSandboxFilter>) -> Vec<Arc<PodView>> {
+        let asked = filter.unwrap_or_default();
         let state = match asked.state.map(|value| cri::PodSandboxState::try_from(value.state)) {
             None => None,
             Some(Ok(cri::PodSandboxState::SandboxReady)) => Some(PodState::Ready),
             Some(Ok(cri::PodSandboxState::SandboxNotready)) => Some(PodState::NotReady),
             // A state that this version does not know is one that no pod is in.
-            Some(Err(_)) => return cri::ListPodSandboxResponse::default(),
+            Some(Err(_)) => return Vec::new(),
         };
         let filter =
             PodFilter { id: Some(asked.id).filter(|id| !id.is_empty()), state, labels: asked.label_selector };
-        cri::ListPodSandboxResponse {
-            items: self.engine.pods(&filter).iter().map(|pod| render::pod_row(pod)).collect(),
-        }
+        self.engine.pods(&filter)
     }
 }
