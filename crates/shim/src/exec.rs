@@ -27,6 +27,9 @@ const CAP: usize = 16 << 20;
 /// The longest drain that is taken.
 const LONGEST_DRAIN: Duration = Duration::from_secs(60);
 
+/// cgroups looked at when a process has ended.
+const SWEPT: usize = 16;
+
 /// A command.
 #[derive(Debug)]
 pub(crate) struct Exec {
@@ -79,6 +82,7 @@ impl Shim {
         if request.command.is_empty() {
             return Err(Refusal::invalid("command: is empty"));
         }
+        self.spare_descriptors()?;
         let key = self.next_key();
         let index = self.running(&request.container_id)?;
         let container = &self.containers[index];
@@ -228,17 +232,27 @@ impl Shim {
 
     /// Removes the cgroup of a command, now or when its last process has ended.
     pub(crate) fn forget_cgroup(&mut self, cgroup: Cgroup) {
-        self.leftovers.push(cgroup);
-        self.sweep_cgroups();
+        if !is_removed(&cgroup) {
+            self.leftovers.push_back(cgroup);
+        }
     }
 
-    /// Removes the cgroups of commands that are empty by now.
+    /// Removes the cgroups of commands that are empty by now. A few at a time: there may be as many as
+    /// commands left something running, and the next end of a process looks at the next ones.
     pub(crate) fn sweep_cgroups(&mut self) {
-        self.leftovers.retain(|group| match group.processes() {
-            // Removing would wait for them.
-            Ok(processes) if !processes.is_empty() => true,
-            Ok(_) | Err(_) => group.remove().is_err(),
-        });
+        for _ in 0..self.leftovers.len().min(SWEPT) {
+            if let Some(cgroup) = self.leftovers.pop_front() {
+                self.forget_cgroup(cgroup);
+            }
+        }
+    }
+}
+
+/// Removes a group unless processes are in it: removing would wait for them.
+fn is_removed(group: &Cgroup) -> bool {
+    match group.processes() {
+        Ok(processes) if !processes.is_empty() => false,
+        Ok(_) | Err(_) => group.remove().is_ok(),
     }
 }
 

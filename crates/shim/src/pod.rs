@@ -55,6 +55,7 @@ impl Shim {
     /// Joins a container's streams; nothing is changed when any of them cannot be had.
     fn attach(&mut self, request: &AttachRequest) -> Result<Option<Payload>, Refusal> {
         let index = self.running(&request.container_id)?;
+        self.spare_descriptors()?;
         let key = self.next_key();
         let container = &mut self.containers[index];
         if container.output.attached.len() >= attach::MOST {

@@ -9,19 +9,22 @@ use crate::poll::{End, Interest, Poll, Source, Stream};
 use crate::session::Session;
 use crate::wire::{Payload, Refusal};
 use cgroup::Cgroup;
+use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use sys::libc;
-use sys::rustix::fd::OwnedFd;
+use sys::rustix::fd::{AsRawFd as _, OwnedFd};
 use sys::rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio};
 use sys::rustix::net::{SocketFlags, accept_with, sockopt::socket_acceptconn};
-use sys::rustix::process::{Pid, getpid, set_child_subreaper, setsid};
+use sys::rustix::process::{Pid, Resource, getpid, getrlimit, set_child_subreaper, setsid};
 use sys::signalfd::SignalFd;
 use ttrpc::proto::Code;
 
 /// Clients at once.
 const MOST_CONNECTIONS: usize = 64;
+/// Descriptors that stay free for clients and short-lived needs.
+const SPARE: u64 = 128;
 /// Quiet time after which the heap is given back.
 const QUIET: Duration = Duration::from_millis(500);
 /// Name of the seccomp programs' directory beneath the shim's.
@@ -65,7 +68,7 @@ pub(crate) struct Shim {
     /// StopSandbox and Shutdown calls that wait for the end of all containers; true ends the shim.
     pub(crate) stops: Vec<(ReplyTo, bool)>,
     /// cgroups of commands that still have processes.
-    pub(crate) leftovers: Vec<Cgroup>,
+    pub(crate) leftovers: VecDeque<Cgroup>,
     /// Shared buffers.
     pub(crate) scratch: Scratch,
     /// Bytes that all captures hold.
@@ -143,7 +146,7 @@ impl Shim {
             watchers: Vec::new(),
             sandbox_waiters: Vec::new(),
             stops: Vec::new(),
-            leftovers: Vec::new(),
+            leftovers: VecDeque::new(),
             scratch: Scratch::default(),
             spent: 0,
             pause,
@@ -190,6 +193,18 @@ impl Shim {
             Source::Attached(key, end) => self.on_attached(key, end),
             Source::Input(key) => self.on_input(key),
         }
+    }
+
+    /// Refuses what takes descriptors when few are left, so that clients are always heard.
+    pub(crate) fn spare_descriptors(&self) -> Result<(), Refusal> {
+        let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        // The lowest free number says how many are in use.
+        let free = fcntl_dupfd_cloexec(&self.listener, 0).map(|fd| u64::from(fd.as_raw_fd().unsigned_abs()));
+        if free.is_ok_and(|free| free.saturating_add(SPARE) < most) {
+            return Ok(());
+        }
+        let text = format!("the shim may have {most} descriptors, and {SPARE} are kept for its clients");
+        Err(Refusal::new(Code::RESOURCE_EXHAUSTED, text))
     }
 
     /// The next moment at which something is due without an event.
@@ -269,6 +284,8 @@ impl Shim {
 
     fn give_back(&mut self) {
         self.busy = false;
+        // Processes in a PID namespace end without this one being told.
+        self.sweep_cgroups();
         self.scratch.release();
         for container in &mut self.containers {
             container.output.shrink();

@@ -164,6 +164,7 @@ impl Shim {
         if request.terminal && Address::parse("stderr", &request.stderr)? != Address::Nothing(false) {
             return Err(Refusal::invalid("stderr: a terminal has none of its own"));
         }
+        self.spare_descriptors()?;
         let stdin = Address::parse("stdin", &request.stdin)?;
         let stdout = Address::parse("stdout", &request.stdout)?;
         let stderr = Address::parse("stderr", &request.stderr)?;

@@ -129,6 +129,7 @@ impl Shim {
         if !bundle.is_absolute() {
             return Err(Refusal::invalid("bundle: want an absolute path"));
         }
+        self.spare_descriptors()?;
         let log = open_log(&request.stdout)?;
         if !request.stderr.is_empty() && request.stderr != request.stdout {
             return Err(Refusal::invalid("stderr: goes where stdout goes; want the same address or none"));

@@ -7,7 +7,7 @@ use types::shim::ExecSyncResponse;
 
 const FOREVER: &[&str] = &["/bin/sleep", "100000"];
 
-fn exec(id: &str, command: &[&str]) -> ExecSync {
+pub(crate) fn exec(id: &str, command: &[&str]) -> ExecSync {
     ExecSync {
         container_id: id.to_owned(),
         command: command.iter().map(|word| (*word).to_owned()).collect(),

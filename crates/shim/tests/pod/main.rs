@@ -14,3 +14,5 @@ mod life;
 mod logs;
 #[cfg(test)]
 mod session;
+#[cfg(test)]
+mod soak;
