@@ -1,0 +1,788 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	gorilla "github.com/gorilla/websocket"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	core "k8s.io/api/core/v1"
+	restclient "k8s.io/client-go/rest"
+	spdytransport "k8s.io/client-go/transport/spdy"
+	"k8s.io/streaming/pkg/httpstream"
+)
+
+// Requests made by hand; each case is run once, whatever its transport is.
+var requestCases = []testCase{
+	{name: "call-bad-fields", needs: onCRI | spdyOnly, run: callBadFields},
+	{name: "call-too-many", needs: onCRI | spdyOnly, run: callTooMany},
+	{name: "token-is-long", needs: onCRI | spdyOnly, run: tokenLong},
+	{name: "token-wrong", needs: onCRI | spdyOnly, run: tokenWrong},
+	{name: "token-reused", needs: onCRI, run: tokenReused},
+	{name: "token-of-another-verb", needs: onCRI | spdyOnly, run: tokenOfAnother},
+	{name: "request-wrong-method", needs: onCRI | spdyOnly, run: wrongMethod},
+	{name: "request-no-upgrade", needs: onCRI | spdyOnly, run: noUpgrade},
+	{name: "request-wrong-version", needs: onCRI | spdyOnly, run: wrongVersion},
+	{name: "request-version-list", needs: onCRI | spdyOnly, run: versionList},
+	{name: "request-wrong-subprotocol", needs: onCRI | spdyOnly, run: wrongSubprotocol},
+	{name: "request-header-bomb", needs: onCRI | spdyOnly, run: headerBomb},
+	{name: "stream-of-unknown-type", needs: onCRI | spdyOnly, run: unknownType},
+	{name: "stream-missing", needs: onCRI | spdyOnly, limit: 2 * time.Minute, run: missingStreams},
+	{name: "garbage-after-upgrade", needs: onCRI | spdyOnly, run: garbage},
+	{name: "client-vanishes", needs: onCRI | spdyOnly, limit: 2 * time.Minute, run: vanish},
+}
+
+// plain makes one connection to a streaming server, for requests that no client library would make.
+func plain(ctx context.Context, u *url.URL) (net.Conn, error) {
+	if u.Scheme == "https" {
+		return (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", u.Host)
+	}
+	return (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
+}
+
+// request sends one request with these header lines and gives the answer's head; the connection is the caller's.
+func request(ctx context.Context, method string, u *url.URL, header ...string) (*http.Response, net.Conn, error) {
+	c, err := plain(ctx, u)
+	if err != nil {
+		return nil, nil, err
+	}
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	lines := append([]string{method + " " + u.RequestURI() + " HTTP/1.1", "Host: " + u.Host}, header...)
+	if _, err = io.WriteString(c, strings.Join(lines, "\r\n")+"\r\n\r\n"); err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	r, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: method})
+	if err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	return r, c, nil
+}
+
+// answered is the status of a request.
+func answered(ctx context.Context, method string, u *url.URL, header ...string) (int, http.Header, error) {
+	r, c, err := request(ctx, method, u, header...)
+	if err != nil {
+		return 0, nil, err
+	}
+	c.Close()
+	return r.StatusCode, r.Header, nil
+}
+
+func wantStatus(got int, err error, wanted ...int) error {
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(wanted, got) {
+		return fmt.Errorf("status %d, not %v", got, wanted)
+	}
+	return nil
+}
+
+var upgradeSPDY = []string{"Connection: Upgrade", "Upgrade: SPDY/3.1"}
+
+func upgrade(versions ...string) []string {
+	lines := slices.Clone(upgradeSPDY)
+	for _, v := range versions {
+		lines = append(lines, "X-Stream-Protocol-Version: "+v)
+	}
+	return lines
+}
+
+func upgradeWebsocket(protocols string) []string {
+	lines := []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="}
+	if protocols != "" {
+		lines = append(lines, "Sec-WebSocket-Protocol: "+protocols)
+	}
+	return lines
+}
+
+var outOnly = streamSet{stdout: true}
+
+// trueAt is the address of a session that runs `true`.
+func (e *env) trueAt(ctx context.Context) (*url.URL, error) {
+	return e.target.exec(ctx, "shell", []string{"true"}, outOnly)
+}
+
+// serves: after what a case has done, sessions are as before.
+func (e *env) serves(ctx context.Context) error {
+	out, err := e.sh(ctx, "echo fine")
+	return errors.Join(err, want("output afterwards", out, "fine\n"))
+}
+
+func callBadFields(ctx context.Context, e *env) error {
+	t := e.target
+	id := e.cri().id("shell")
+	unknown := strings.Repeat("0123456789abcdef", 4)
+	all := streamSet{true, true, true, false}
+	for what, c := range map[string]struct {
+		call func() (*url.URL, error)
+		code codes.Code
+	}{
+		"exec: no container":             {func() (*url.URL, error) { return t.exec(ctx, "", []string{"true"}, all) }, codes.InvalidArgument},
+		"exec: tty and stderr":           {func() (*url.URL, error) { return t.exec(ctx, id, []string{"true"}, streamSet{true, true, true, true}) }, codes.InvalidArgument},
+		"exec: no stream":                {func() (*url.URL, error) { return t.exec(ctx, id, []string{"true"}, streamSet{}) }, codes.InvalidArgument},
+		"exec: a tty alone":              {func() (*url.URL, error) { return t.exec(ctx, id, []string{"true"}, streamSet{tty: true}) }, codes.InvalidArgument},
+		"exec: unknown container":        {func() (*url.URL, error) { return t.exec(ctx, unknown, []string{"true"}, all) }, codes.NotFound},
+		"attach: no container":           {func() (*url.URL, error) { return t.attach(ctx, "", all) }, codes.InvalidArgument},
+		"attach: no stream":              {func() (*url.URL, error) { return t.attach(ctx, id, streamSet{}) }, codes.InvalidArgument},
+		"attach: tty and stderr":         {func() (*url.URL, error) { return t.attach(ctx, id, streamSet{true, true, true, true}) }, codes.InvalidArgument},
+		"attach: unknown container":      {func() (*url.URL, error) { return t.attach(ctx, unknown, all) }, codes.NotFound},
+		"port-forward: no pod":           {func() (*url.URL, error) { return t.forward(ctx, "") }, codes.InvalidArgument},
+		"port-forward: unknown pod":      {func() (*url.URL, error) { return t.forward(ctx, unknown) }, codes.NotFound},
+		"port-forward: a container's id": {func() (*url.URL, error) { return t.forward(ctx, id) }, codes.NotFound},
+	} {
+		if _, err := c.call(); status.Code(err) != c.code {
+			return fmt.Errorf("%s: %v, not %s", what, err, c.code)
+		}
+	}
+	return nil
+}
+
+// Addresses that nobody uses are bounded, and the bound goes away with them.
+func callTooMany(ctx context.Context, e *env) error {
+	var urls []*url.URL
+	for i := range 20000 {
+		u, err := e.trueAt(ctx)
+		if status.Code(err) == codes.ResourceExhausted {
+			// One that is used makes room for one.
+			if err = e.runAt(ctx, urls[0], session{stdout: io.Discard}); err != nil {
+				return err
+			}
+			for _, u := range urls[1:] {
+				if _, _, err = answered(ctx, "GET", u); err != nil { // uses it up
+					return err
+				}
+			}
+			return e.serves(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("number %d: %w", i, err)
+		}
+		urls = append(urls, u)
+	}
+	return errors.New("20000 addresses were given, and none was used")
+}
+
+// A token is 128 bits at least that nobody can guess, for it is all that a session is protected by.
+func tokenLong(ctx context.Context, e *env) error {
+	seen := map[string]bool{}
+	for range 50 {
+		u, err := e.trueAt(ctx)
+		if err != nil {
+			return err
+		}
+		token := u.Path[strings.LastIndexByte(u.Path, '/')+1:]
+		if seen[token] || !regexp.MustCompile(`^[A-Za-z0-9_-]{22,}$`).MatchString(token) {
+			return fmt.Errorf("a token has %d characters of base64, not 22: %q", len(token), u.Path)
+		}
+		seen[token] = true
+		if _, _, err = answered(ctx, "GET", u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func tokenWrong(ctx context.Context, e *env) error {
+	u, err := e.trueAt(ctx)
+	if err != nil {
+		return err
+	}
+	for _, path := range []string{"/exec/AAAAAAAAAAAAAAAAAAAAAA", "/exec/x", "/exec/", "/attach/AAAAAAAAAAAAAAAAAAAAAA", "/portforward/AAAAAAAAAAAAAAAAAAAAAA",
+		"/", "/other", u.Path + "x", "/exec/..%2f", u.Path[:len(u.Path)-1]} {
+		wrong := *u
+		wrong.Path = path
+		for name, header := range map[string][]string{"SPDY": upgrade("v4.channel.k8s.io"), "websocket": upgradeWebsocket("v4.channel.k8s.io"), "nothing": nil} {
+			got, _, err := answered(ctx, "GET", &wrong, header...)
+			if err = wantStatus(got, err, http.StatusNotFound); err != nil {
+				return fmt.Errorf("%s with %s: %w", path, name, err)
+			}
+		}
+	}
+	return e.runAt(ctx, u, session{stdout: io.Discard}) // the right one is good still
+}
+
+func tokenReused(ctx context.Context, e *env) error {
+	u, err := e.trueAt(ctx)
+	if err != nil {
+		return err
+	}
+	if err = e.runAt(ctx, u, session{stdout: io.Discard}); err != nil {
+		return err
+	}
+	for range 3 {
+		got, _, err := answered(ctx, "GET", u, upgrade("v4.channel.k8s.io")...)
+		if err = wantStatus(got, err, http.StatusNotFound); err != nil {
+			return err
+		}
+	}
+	if err = e.runAt(ctx, u, session{stdout: io.Discard}); err == nil {
+		return errors.New("a token was good twice")
+	}
+	return nil
+}
+
+func tokenOfAnother(ctx context.Context, e *env) error {
+	u, err := e.trueAt(ctx)
+	if err != nil {
+		return err
+	}
+	for _, verb := range []string{"/attach/", "/portforward/"} {
+		wrong := *u
+		wrong.Path = verb + strings.TrimPrefix(u.Path, "/exec/")
+		got, _, err := answered(ctx, "POST", &wrong, upgrade("v4.channel.k8s.io", "portforward.k8s.io")...)
+		if err = wantStatus(got, err, http.StatusNotFound); err != nil {
+			return fmt.Errorf("%s: %w", verb, err)
+		}
+	}
+	return nil
+}
+
+func wrongMethod(ctx context.Context, e *env) error {
+	u, err := e.trueAt(ctx)
+	if err != nil {
+		return err
+	}
+	for _, method := range []string{"PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "NONSENSE"} {
+		got, _, err := answered(ctx, method, u, upgrade("v4.channel.k8s.io")...)
+		if err = wantStatus(got, err, http.StatusMethodNotAllowed); err != nil {
+			return fmt.Errorf("%s: %w", method, err)
+		}
+	}
+	return e.runAt(ctx, u, session{stdout: io.Discard}) // none of these has used the token up
+}
+
+func noUpgrade(ctx context.Context, e *env) error {
+	for what, header := range map[string][]string{
+		"nothing":            nil,
+		"a version alone":    {"X-Stream-Protocol-Version: v4.channel.k8s.io"},
+		"no version":         upgradeSPDY,
+		"an empty version":   upgrade(""),
+		"another protocol":   {"Connection: Upgrade", "Upgrade: h2c", "X-Stream-Protocol-Version: v4.channel.k8s.io"},
+		"Upgrade alone":      {"Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v4.channel.k8s.io"},
+		"no websocket's key": {"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"},
+	} {
+		u, err := e.trueAt(ctx)
+		if err != nil {
+			return err
+		}
+		got, _, err := answered(ctx, "GET", u, header...)
+		if err = wantStatus(got, err, http.StatusBadRequest); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	return nil
+}
+
+const acceptedVersions = "X-Accepted-Stream-Protocol-Versions"
+
+// A version that the server does not know is refused, with those that it does.
+func wrongVersion(ctx context.Context, e *env) error {
+	for _, versions := range [][]string{{"v9.channel.k8s.io"}, {"v6.channel.k8s.io, V4.CHANNEL.K8S.IO"}, {"portforward.k8s.io"}, {"x", "y"}} {
+		u, err := e.trueAt(ctx)
+		if err != nil {
+			return err
+		}
+		got, header, err := answered(ctx, "POST", u, upgrade(versions...)...)
+		if err = wantStatus(got, err, http.StatusForbidden); err != nil {
+			return fmt.Errorf("%q: %w", versions, err)
+		}
+		list := strings.Join(header.Values(acceptedVersions), ",")
+		for _, known := range []string{"v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io"} {
+			if !strings.Contains(list, known) {
+				return fmt.Errorf("%s says %q", acceptedVersions, list)
+			}
+		}
+	}
+	u, err := e.target.forward(ctx, "main")
+	if err != nil {
+		return err
+	}
+	got, header, err := answered(ctx, "POST", u, upgrade("v4.channel.k8s.io")...)
+	return errors.Join(wantStatus(got, err, http.StatusForbidden),
+		want(acceptedVersions, strings.Join(header.Values(acceptedVersions), ","), "portforward.k8s.io"))
+}
+
+// The client's first choice that the server knows is taken, from a list and from many headers.
+func versionList(ctx context.Context, e *env) error {
+	for wanted, versions := range map[string][]string{
+		"v4.channel.k8s.io": {"v9.channel.k8s.io, v4.channel.k8s.io,v3.channel.k8s.io"},
+		"v3.channel.k8s.io": {"nonsense", "v3.channel.k8s.io", "v4.channel.k8s.io"},
+		"channel.k8s.io":    {"channel.k8s.io"},
+	} {
+		u, err := e.trueAt(ctx)
+		if err != nil {
+			return err
+		}
+		r, c, err := request(ctx, "POST", u, upgrade(versions...)...)
+		if err != nil {
+			return err
+		}
+		c.Close()
+		err = errors.Join(wantStatus(r.StatusCode, nil, http.StatusSwitchingProtocols),
+			want("version", r.Header.Get("X-Stream-Protocol-Version"), wanted), want("Upgrade", r.Header.Get("Upgrade"), "SPDY/3.1"))
+		if err != nil {
+			return fmt.Errorf("%q: %w", versions, err)
+		}
+	}
+	return nil
+}
+
+func wrongSubprotocol(ctx context.Context, e *env) error {
+	for _, protocols := range []string{"v9.channel.k8s.io", "chat, superchat", "SPDY/3.1+v4.channel.k8s.io"} {
+		u, err := e.trueAt(ctx)
+		if err != nil {
+			return err
+		}
+		got, _, err := answered(ctx, "GET", u, upgradeWebsocket(protocols)...)
+		if err = wantStatus(got, err, http.StatusForbidden); err != nil {
+			return fmt.Errorf("%q: %w", protocols, err)
+		}
+	}
+	return nil
+}
+
+// A head without end is cut off, and others are served meanwhile and afterwards.
+func headerBomb(ctx context.Context, e *env) error {
+	u, err := e.trueAt(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := plain(ctx, u)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n", u.RequestURI())
+	const most = 16 << 20
+	sent := 0
+	for i := 0; sent < most; i++ {
+		n, err := fmt.Fprintf(c, "X-Header-%d: %s\r\n", i, strings.Repeat("a", 1000))
+		if err != nil {
+			break
+		}
+		sent += n
+	}
+	if sent >= most {
+		return fmt.Errorf("a head of %d bytes was read", sent)
+	}
+	return e.serves(ctx)
+}
+
+// streams of one SPDY session, opened by hand.
+func (e *env) connectSPDY(ctx context.Context, u *url.URL, versions ...string) (httpstream.Connection, error) {
+	rt, upgrader, err := spdytransport.RoundTripperFor(&restclient.Config{TLSClientConfig: restclient.TLSClientConfig{Insecure: true}})
+	if err != nil {
+		return nil, err
+	}
+	c, _, err := spdytransport.NewDialerForStreaming(upgrader, &http.Client{Transport: rt}, http.MethodPost, u).Dial(versions...)
+	if err == nil {
+		e.later(func() { c.Close() })
+	}
+	return c, err
+}
+
+func streamOf(c httpstream.Connection, kind string) (httpstream.Stream, error) {
+	h := http.Header{}
+	h.Set(core.StreamType, kind)
+	return c.CreateStream(h)
+}
+
+func unknownType(ctx context.Context, e *env) error {
+	u, err := e.target.exec(ctx, "shell", []string{"sleep", "9191"}, outOnly)
+	if err != nil {
+		return err
+	}
+	c, err := e.connectSPDY(ctx, u, "v4.channel.k8s.io")
+	if err != nil {
+		return err
+	}
+	if _, err = streamOf(c, core.StreamTypeError); err != nil {
+		return err
+	}
+	s, err := streamOf(c, "nonsense")
+	if err == nil { // taken, perhaps, but then it or the connection ends
+		end, cancel := context.WithTimeout(ctx, 40*time.Second)
+		defer cancel()
+		if _, err = readAll(end, s); err != nil && end.Err() != nil {
+			return errors.New("a stream of an unknown type stays open")
+		}
+	}
+	return errors.Join(e.gone(ctx, "sleep 9191"), e.serves(ctx))
+}
+
+// A client that does not open all streams in time is let go, and its command never runs.
+func missingStreams(ctx context.Context, e *env) error {
+	u, err := e.target.exec(ctx, "shell", []string{"sleep", "9292"}, streamSet{true, true, true, false})
+	if err != nil {
+		return err
+	}
+	c, err := e.connectSPDY(ctx, u, "v4.channel.k8s.io")
+	if err != nil {
+		return err
+	}
+	if _, err = streamOf(c, core.StreamTypeError); err != nil {
+		return err
+	}
+	began := time.Now()
+	select {
+	case <-c.CloseChan():
+	case <-time.After(60 * time.Second):
+		return errors.New("the connection is open after a minute")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if took := time.Since(began); took < 20*time.Second {
+		return fmt.Errorf("the client was given %s, not 30 s", took)
+	}
+	return errors.Join(e.gone(ctx, "sleep 9292"), e.serves(ctx))
+}
+
+// gone waits until no process of the container has this command line.
+func (e *env) gone(ctx context.Context, command string) error {
+	return until(ctx, fmt.Sprintf("%q is gone from the container", command), 15*time.Second, func() error {
+		text, err := e.cri().execSync(ctx, e.cri().id("shell"), "ps", "-o", "args")
+		if err == nil && strings.Contains(text, command) {
+			err = errors.New("it runs")
+		}
+		return err
+	})
+}
+
+// Bytes that are no protocol end the connection and the command.
+func garbage(ctx context.Context, e *env) error {
+	for i := range 20 {
+		u, err := e.target.exec(ctx, "shell", []string{"sleep", "9393"}, outOnly)
+		if err != nil {
+			return err
+		}
+		header, name := upgrade("v4.channel.k8s.io"), "SPDY"
+		if i%2 == 1 {
+			header, name = upgradeWebsocket("v4.channel.k8s.io"), "a websocket"
+		}
+		r, c, err := request(ctx, "GET", u, header...)
+		if err != nil {
+			return err
+		}
+		if err = wantStatus(r.StatusCode, nil, http.StatusSwitchingProtocols); err != nil {
+			return err
+		}
+		source := rand.New(rand.NewPCG(1, uint64(i)))
+		bytes := make([]byte, 4096)
+		for j := range bytes {
+			bytes[j] = byte(source.Uint32())
+		}
+		bytes[0] |= 0x80 // a control frame of SPDY, the end of a message of a websocket
+		_, _ = c.Write(bytes)
+		_ = c.SetDeadline(time.Now().Add(45 * time.Second))
+		_, err = io.Copy(io.Discard, c)
+		c.Close()
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			return fmt.Errorf("number %d: %s stays open after 4096 bytes of garbage", i, name)
+		}
+	}
+	return errors.Join(e.gone(ctx, "sleep 9393"), e.serves(ctx))
+}
+
+// vanish leaves at every point of a session; nothing stays behind.
+func vanish(ctx context.Context, e *env) error {
+	if err := e.serves(ctx); err != nil {
+		return err
+	}
+	before, err := e.cri().descriptors()
+	if err != nil {
+		return err
+	}
+	for range 10 {
+		u, err := e.target.exec(ctx, "shell", []string{"sleep", "9494"}, streamSet{true, true, true, false})
+		if err != nil {
+			return err
+		}
+		c, err := plain(ctx, u)
+		if err != nil {
+			return err
+		}
+		c.Close() // before the request
+		if c, err = plain(ctx, u); err != nil {
+			return err
+		}
+		fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost:", u.RequestURI())
+		c.Close() // in the request
+		if _, c, err = request(ctx, "POST", u, upgrade("v4.channel.k8s.io")...); err != nil {
+			return err
+		}
+		c.Close() // after the answer
+		kinds := []string{core.StreamTypeError, core.StreamTypeStdin, core.StreamTypeStdout, core.StreamTypeStderr}
+		for n := range kinds {
+			if u, err = e.target.exec(ctx, "shell", []string{"sleep", "9494"}, streamSet{true, true, true, false}); err != nil {
+				return err
+			}
+			s, err := e.connectSPDY(ctx, u, "v4.channel.k8s.io")
+			if err != nil {
+				return err
+			}
+			for _, kind := range kinds[:n+1] { // after so many streams
+				if _, err = streamOf(s, kind); err != nil {
+					return err
+				}
+			}
+			s.Close()
+		}
+	}
+	if err = e.gone(ctx, "sleep 9494"); err != nil {
+		return err
+	}
+	// What waits for missing streams may do so for 30 s.
+	return errors.Join(e.cri().descriptorsAre(ctx, before, 45*time.Second), e.serves(ctx))
+}
+
+// ------------------------------------------------------------------ older protocols
+
+var versionCases = []testCase{
+	{name: "spdy-v3", needs: onCRI | spdyOnly, run: olderSPDY("v3.channel.k8s.io")},
+	{name: "spdy-v2", needs: onCRI | spdyOnly, run: olderSPDY("v2.channel.k8s.io")},
+	{name: "spdy-v1", needs: onCRI | spdyOnly, run: olderSPDY("channel.k8s.io")},
+	{name: "websocket-channel.k8s.io", needs: onCRI | spdyOnly, run: channels("channel.k8s.io")},
+	{name: "websocket-v4.channel.k8s.io", needs: onCRI | spdyOnly, run: channels("v4.channel.k8s.io")},
+	{name: "websocket-base64.channel.k8s.io", needs: onCRI | spdyOnly, run: channels("base64.channel.k8s.io")},
+	{name: "websocket-v4.base64.channel.k8s.io", needs: onCRI | spdyOnly, run: channels("v4.base64.channel.k8s.io")},
+	{name: "websocket-no-subprotocol", needs: onCRI | spdyOnly, run: channels("")},
+	{name: "websocket-ping", needs: onCRI | spdyOnly, run: websocketPing},
+	{name: "websocket-forward-v4.channel.k8s.io", needs: onCRI | spdyOnly, run: forwardChannels("v4.channel.k8s.io")},
+	{name: "websocket-forward-v4.base64.channel.k8s.io", needs: onCRI | spdyOnly, run: forwardChannels("v4.base64.channel.k8s.io")},
+}
+
+// olderSPDY: a session as clients before v4 have it; how it ends is plain text.
+func olderSPDY(version string) func(context.Context, *env) error {
+	return func(ctx context.Context, e *env) error {
+		for _, exit := range []string{"0", "7"} {
+			u, err := e.target.exec(ctx, "shell", []string{"sh", "-c", "read line; echo out $line; echo err >&2; exit " + exit}, streamSet{true, true, true, false})
+			if err != nil {
+				return err
+			}
+			c, err := e.connectSPDY(ctx, u, version)
+			if err != nil {
+				return err
+			}
+			var s [4]httpstream.Stream
+			for i, kind := range []string{core.StreamTypeError, core.StreamTypeStdin, core.StreamTypeStdout, core.StreamTypeStderr} {
+				if s[i], err = streamOf(c, kind); err != nil {
+					return err
+				}
+			}
+			_, _ = io.WriteString(s[1], "line\n")
+			_ = s[1].Close()
+			out, err1 := readAll(ctx, s[2])
+			errs, err2 := readAll(ctx, s[3])
+			said, err3 := readAll(ctx, s[0])
+			err = errors.Join(err1, err2, err3, want("standard output", string(out), "out line\n"), want("standard error", string(errs), "err\n"))
+			if err != nil {
+				return err
+			}
+			if exit == "0" {
+				if err = want("error stream", string(said), ""); err != nil {
+					return err
+				}
+			} else if !strings.Contains(string(said), "exit code "+exit) && !strings.Contains(string(said), "exit status "+exit) {
+				return fmt.Errorf("the error stream says %q", said)
+			}
+			c.Close()
+		}
+		return nil
+	}
+}
+
+// wire is a websocket with channels.
+type wire struct {
+	*gorilla.Conn
+	base64 bool
+}
+
+func (e *env) wire(ctx context.Context, u *url.URL, protocol string) (*wire, error) {
+	ws := *u
+	ws.Scheme = strings.Replace(u.Scheme, "http", "ws", 1)
+	d := gorilla.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	if protocol != "" {
+		d.Subprotocols = []string{protocol}
+	}
+	c, _, err := d.DialContext(ctx, ws.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	e.later(func() { c.Close() })
+	if end, ok := ctx.Deadline(); ok {
+		_ = c.SetReadDeadline(end)
+	}
+	return &wire{c, strings.Contains(protocol, "base64")}, want("subprotocol", c.Subprotocol(), protocol)
+}
+
+func (w *wire) send(channel int, text string) error {
+	if w.base64 {
+		return w.WriteMessage(gorilla.TextMessage, []byte(fmt.Sprint(channel)+base64.StdEncoding.EncodeToString([]byte(text))))
+	}
+	return w.WriteMessage(gorilla.BinaryMessage, append([]byte{byte(channel)}, text...))
+}
+
+func (w *wire) receive() (int, string, error) {
+	kind, data, err := w.ReadMessage()
+	if err != nil {
+		return 0, "", err
+	}
+	if len(data) == 0 {
+		return 0, "", errors.New("a message has no channel")
+	}
+	if !w.base64 {
+		if kind != gorilla.BinaryMessage {
+			return 0, "", fmt.Errorf("a message is of type %d", kind)
+		}
+		return int(data[0]), string(data[1:]), nil
+	}
+	if kind != gorilla.TextMessage {
+		return 0, "", fmt.Errorf("a message is of type %d", kind)
+	}
+	text, err := base64.StdEncoding.DecodeString(string(data[1:]))
+	return int(data[0] - '0'), string(text), err
+}
+
+// rest is all that comes until the end, by channel.
+func (w *wire) rest() (map[int]string, error) {
+	all := map[int]string{}
+	for {
+		channel, text, err := w.receive()
+		if err != nil {
+			if gorilla.IsCloseError(err, gorilla.CloseNormalClosure, gorilla.CloseNoStatusReceived) || errors.Is(err, io.EOF) || gorilla.IsUnexpectedCloseError(err) {
+				return all, nil
+			}
+			return all, err
+		}
+		all[channel] += text
+	}
+}
+
+// channels: a session over numbered channels; v4 ends with a Status, the others with plain text.
+func channels(protocol string) func(context.Context, *env) error {
+	return func(ctx context.Context, e *env) error {
+		for _, exit := range []string{"0", "7"} {
+			u, err := e.target.exec(ctx, "shell", []string{"sh", "-c", "read line; echo out $line; echo err >&2; exit " + exit}, streamSet{true, true, true, false})
+			if err != nil {
+				return err
+			}
+			w, err := e.wire(ctx, u, protocol)
+			if err != nil {
+				return err
+			}
+			// An empty message on the lowest channel that the server writes says that it is open.
+			channel, text, err := w.receive()
+			if err = errors.Join(err, want("the first message", fmt.Sprint(channel, " ", text), "1 ")); err != nil {
+				return err
+			}
+			if err = w.send(0, "line\n"); err != nil {
+				return err
+			}
+			all, err := w.rest()
+			err = errors.Join(err, want("standard output", all[1], "out line\n"), want("standard error", all[2], "err\n"))
+			if err != nil {
+				return err
+			}
+			said := all[3]
+			switch {
+			case strings.HasPrefix(protocol, "v4."):
+				wanted := map[string]string{"0": `"status":"Success"`, "7": `"reason":"NonZeroExitCode"`}[exit]
+				if !strings.Contains(said, wanted) || exit == "7" && !strings.Contains(said, `"message":"7"`) {
+					return fmt.Errorf("exit code %s: the error channel says %q", exit, said)
+				}
+			case exit == "0":
+				if err = want("error channel", said, ""); err != nil {
+					return err
+				}
+			case !strings.Contains(said, exit):
+				return fmt.Errorf("exit code %s: the error channel says %q", exit, said)
+			}
+		}
+		return nil
+	}
+}
+
+// A ping is answered while nothing else goes on.
+func websocketPing(ctx context.Context, e *env) error {
+	u, err := e.target.exec(ctx, "shell", []string{"cat"}, streamSet{true, true, false, false})
+	if err != nil {
+		return err
+	}
+	w, err := e.wire(ctx, u, "v4.channel.k8s.io")
+	if err != nil {
+		return err
+	}
+	pong := make(chan string, 1)
+	w.SetPongHandler(func(text string) error { pong <- text; return nil })
+	if err = w.WriteControl(gorilla.PingMessage, []byte("anybody there"), time.Now().Add(5*time.Second)); err != nil {
+		return err
+	}
+	go func() { _, _ = w.rest() }()
+	select {
+	case text := <-pong:
+		return want("pong", text, "anybody there")
+	case <-time.After(10 * time.Second):
+		return errors.New("no pong in 10 s")
+	}
+}
+
+// forwardChannels: two ports, each with a channel for data and one for errors, named by the request.
+func forwardChannels(protocol string) func(context.Context, *env) error {
+	return func(ctx context.Context, e *env) error {
+		u, err := e.target.forward(ctx, "main", firstPort+portEcho, firstPort+portNothing)
+		if err != nil {
+			return err
+		}
+		w, err := e.wire(ctx, u, protocol)
+		if err != nil {
+			return err
+		}
+		got := map[int]string{}
+		for range 4 { // the first message of each channel is its port
+			channel, text, err := w.receive()
+			if err != nil {
+				return err
+			}
+			got[channel] += text
+		}
+		for channel, p := range []int{firstPort + portEcho, firstPort + portEcho, firstPort + portNothing, firstPort + portNothing} {
+			if len(got[channel]) < 2 || got[channel][:2] != little(p) {
+				return fmt.Errorf("channel %d begins with %x", channel, got[channel])
+			}
+			got[channel] = got[channel][2:]
+		}
+		if err = w.send(0, "hello"); err != nil {
+			return err
+		}
+		for got[0] != "hello" || got[3] == "" {
+			channel, text, err := w.receive()
+			if err != nil {
+				return fmt.Errorf("%w; so far %v", err, got)
+			}
+			got[channel] += text
+		}
+		if !strings.Contains(got[3], "refused") || got[1] != "" || got[2] != "" {
+			return fmt.Errorf("the channels say %v", got)
+		}
+		return nil
+	}
+}
