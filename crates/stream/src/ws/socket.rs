@@ -132,6 +132,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Ok(())
     }
 
+    /// Bytes that its buffer takes.
+    #[cfg(test)]
+    pub(crate) fn holds(&self) -> usize {
+        self.buf.capacity()
+    }
+
     /// Reads what there is; false at the end. The buffer is as large as the last read was: one that nobody
     /// fills is given back.
     async fn fill(&mut self) -> io::Result<bool> {

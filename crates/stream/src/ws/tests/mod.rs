@@ -3,6 +3,7 @@
 mod forward;
 mod remote;
 mod tunnel;
+mod witness;
 
 use super::{
     channels::{Messages, Said},
