@@ -9,6 +9,9 @@ mod connect;
 mod forward;
 mod remote;
 
+#[cfg(test)]
+mod tests;
+
 pub use connect::{Authorities, ConnectError};
 pub use forward::{ForwardError, forward};
 pub use remote::{Input, Outcome, Output, Remote, Said, remote};
