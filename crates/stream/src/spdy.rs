@@ -15,6 +15,7 @@ pub mod frame;
 pub mod headers;
 mod remote;
 
-pub(crate) use connection::{Connection, Reader, Role, Stream, connection};
+#[cfg(test)]
+pub(crate) use connection::{Connection, Role, Stream, connection};
 pub(crate) use forward::forward;
 pub(crate) use remote::{Version, remote};

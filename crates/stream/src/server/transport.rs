@@ -22,7 +22,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 /// How often a session is looked after whose client may be gone while nobody reads from it.
-const LOOK: Duration = Duration::from_secs(30);
+const LOOK: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) };
 /// A client that does not even answer the kernel is gone after a minute or two.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 

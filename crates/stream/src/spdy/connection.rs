@@ -17,7 +17,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadHalf},
@@ -33,15 +32,14 @@ const PIECES: usize = 4;
 const ACCEPTED: usize = 4;
 /// Small frames that wait for a writer that is at work; a client that makes more has no use for them.
 const PENDING: usize = 64;
-/// How long the other end may take to answer a new stream (30 s in moby/spdystream's users, too).
-const REPLY: Duration = Duration::from_secs(30);
 
 /// Which end of the connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Takes streams, with odd numbers.
     Server,
-    /// Opens them.
+    /// Opens them. Clients of ours speak websockets: this end is there to test the other.
+    #[cfg(test)]
     Client,
 }
 
@@ -76,8 +74,6 @@ struct Writer {
     headers: headers::Writer,
     /// A frame is not whole: nothing can follow.
     is_torn: bool,
-    /// The next stream of ours.
-    next: u32,
 }
 
 struct Streams {
@@ -142,10 +138,11 @@ where
 {
     let (read, write) = tokio::io::split(io);
     let (accepted, accept) = mpsc::channel(ACCEPTED);
-    let writer = Writer { io: Box::new(write), headers: headers::Writer::default(), is_torn: false, next: 1 };
+    let writer = Writer { io: Box::new(write), headers: headers::Writer::default(), is_torn: false };
     let inflater = match role {
         Role::Server => Some(Box::default()),
         // Replies' headers say nothing.
+        #[cfg(test)]
         Role::Client => None,
     };
     let inner = Inner {
@@ -166,31 +163,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Connection {
-    /// Opens a stream and waits until it is taken.
-    ///
-    /// # Errors
-    /// If it is refused, or not answered in 30 s, or the connection is over.
-    pub(crate) async fn open(&self, headers: &[(&str, &str)]) -> io::Result<Stream> {
-        let (replied, reply) = oneshot::channel();
-        let stream = {
-            // Numbers must go out in their order.
-            let mut writer = self.0.writer.lock().await;
-            let id = writer.next;
-            writer.next = id.checked_add(2).filter(|id| id >> 31 == 0).ok_or(io::ErrorKind::QuotaExceeded)?;
-            let stream =
-                self.register(id, Headers::default(), Some(replied)).ok_or(io::ErrorKind::NotConnected)?;
-            let block = writer.headers.block(headers);
-            writer.frame(&frame::syn_stream(id, &block), &[]).await?;
-            stream
-        };
-        self.flush_pending().await?;
-        match tokio::time::timeout(REPLY, reply).await {
-            Ok(Ok(())) => Ok(stream),
-            Ok(Err(_)) => Err(io::ErrorKind::ConnectionRefused.into()),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
-    }
-
     /// No more streams are taken and no more headers read: what that needs is given back.
     pub(crate) fn seal(&self) {
         locked(&self.0.inflater).take();

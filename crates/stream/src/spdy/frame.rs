@@ -221,6 +221,7 @@ pub(crate) fn data(stream: u32, fin: bool, length: usize) -> [u8; HEAD] {
     [a, b, c, d, u8::from(fin), e, f, g]
 }
 
+#[cfg(test)]
 pub(crate) fn syn_stream(stream: u32, block: &[u8]) -> Vec<u8> {
     // Associated to no stream, priority and slot 0.
     control(SYN_STREAM, &[&stream.to_be_bytes(), &[0; 6], block])

@@ -266,7 +266,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    async fn end_of(&self, stream: u32, fin: bool) {
+    async fn end_of(&mut self, stream: u32, fin: bool) {
         let pieces = {
             let streams = locked(&self.connection.0.streams);
             streams.open.get(&stream).filter(|_| fin).map(|entry| entry.pieces.clone())
@@ -277,7 +277,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    async fn reset(&self, stream: u32, status: Status) -> io::Result<()> {
+    async fn reset(&mut self, stream: u32, status: Status) -> io::Result<()> {
         self.connection.write_soon(frame::rst_stream(stream, status)).await
     }
 }
