@@ -5,7 +5,7 @@ use engine::{ContainerState, ContainerView, PodState, PodView, container::Phase}
 use std::collections::BTreeMap;
 use types::{
     Timestamp,
-    container::{ContainerSpec, GroupsPolicy, PidMode, Propagation, Resources},
+    container::{ContainerSpec, GroupsPolicy, IdMapping, MountOption, PidMode, Propagation, Resources},
     pod::NsMode,
 };
 
@@ -158,7 +158,7 @@ pub(crate) fn container_status(container: &ContainerView, log_trouble: Option<&s
         message,
         labels: spec.labels.clone(),
         annotations: spec.annotations.clone(),
-        mounts: spec.mounts.iter().map(mount).collect(),
+        mounts: mounts(container),
         log_path: plan.log.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         resources: Some(cri::ContainerResources { linux: Some(resources(plan.resources())), windows: None }),
         image_id: plan.image.id.clone(),
@@ -175,6 +175,44 @@ fn started_at(container: &ContainerView) -> Timestamp {
     }
 }
 
+/// As asked; an image volume with the digest of what it was found to be (KEP-5365).
+fn mounts(container: &ContainerView) -> Vec<cri::Mount> {
+    let mut volumes = container.plan.image.volumes.iter();
+    let all = container.plan.spec.mounts.iter();
+    all.map(|asked| {
+        let mut told = mount(asked);
+        if let Some(image) = &asked.image {
+            told.image_sub_path = image.sub_path.clone();
+            told.image = Some(cri::ImageSpec {
+                image: image.image.clone(),
+                user_specified_image: image.user_specified_image.clone(),
+                image_ref: volumes.next().map(|volume| volume.repo_digest.clone()).unwrap_or_default(),
+                ..Default::default()
+            });
+        }
+        told
+    })
+    .collect()
+}
+
+fn mappings(lines: &[IdMapping]) -> Vec<cri::IdMapping> {
+    let line = |line: &IdMapping| cri::IdMapping {
+        host_id: line.host_id,
+        container_id: line.container_id,
+        length: line.length,
+    };
+    lines.iter().map(line).collect()
+}
+
+fn mount_option(option: MountOption) -> String {
+    match option {
+        MountOption::NoExec => "noexec",
+        MountOption::NoDev => "nodev",
+        MountOption::NoSuid => "nosuid",
+    }
+    .to_owned()
+}
+
 fn mount(mount: &types::container::Mount) -> cri::Mount {
     let propagation = match mount.propagation {
         Propagation::Private => cri::MountPropagation::PropagationPrivate,
@@ -186,6 +224,11 @@ fn mount(mount: &types::container::Mount) -> cri::Mount {
         host_path: mount.host_path.display().to_string(),
         readonly: mount.readonly,
         propagation: propagation.into(),
+        recursive_read_only: mount.recursive_readonly,
+        mount_options: mount.options.iter().copied().map(mount_option).collect(),
+        uid_mappings: mappings(&mount.uid_mappings),
+        gid_mappings: mappings(&mount.gid_mappings),
+        selinux_relabel: mount.selinux_relabel,
         ..Default::default()
     }
 }

@@ -31,7 +31,7 @@ pub trait Host: Send + Sync + 'static {
     // --- facts: they change nothing ---
 
     /// The image that `container.image` names (an id or a reference), with the user that
-    /// `container.security` asks for looked up in it.
+    /// `container.security` asks for looked up in it; and the images that its mounts name.
     ///
     /// # Errors
     /// [`Fault::NotFound`] if the image is not in the store, [`Fault::Invalid`] if it has no such
@@ -352,6 +352,18 @@ pub struct ImageFacts {
     pub defaults: ImageDefaults,
     /// The user that the container asked for, or that the image names.
     pub user: ResolvedUser,
+    /// The unpacked layers, lowest first.
+    pub layers: Vec<PathBuf>,
+    /// The images that are mounted as volumes, in the order of the request's mounts that name one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeFacts>,
+}
+
+/// Facts of an image that is mounted as a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeFacts {
+    /// A repository digest (`host/path@sha256:...`), else the image's id.
+    pub repo_digest: String,
     /// The unpacked layers, lowest first.
     pub layers: Vec<PathBuf>,
 }

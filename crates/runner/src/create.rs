@@ -4,7 +4,7 @@ use crate::{
     CreateRequest, Created, Gate, RunnerError, StartError, Stdio, channel,
     init::{self, Init},
     plan::{
-        Places, Plan,
+        self, Places, Plan,
         process::{Filter, seccomp_flags},
     },
 };
@@ -39,7 +39,8 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, RunnerError> {
         return Err(RunnerError::invalid("bundle", "it is not an absolute path"));
     }
     let filter = filter(request.spec, request.seccomp_cache)?;
-    let plan = Plan::new(request.spec, &places, filter)?;
+    let mut plan = Plan::new(request.spec, &places, filter)?;
+    plan::mounts::map_ids(&mut plan.mounts)?;
     let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let cgroup = Cgroup::create(request.cgroups, &group, resources);
     let made = cgroup

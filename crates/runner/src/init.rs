@@ -55,6 +55,8 @@ impl Init {
     pub(crate) fn descriptors(&self) -> Vec<RawFd> {
         let mut all = of_process(&self.stdio, &self.entry, &self.channel);
         all.extend(self.plan.namespaces.join.iter().map(|join| join.fd.as_raw_fd()));
+        let namespaces = self.plan.mounts.iter().filter_map(|mount| mount.idmap.as_ref()?.userns.as_ref());
+        all.extend(namespaces.map(AsRawFd::as_raw_fd));
         if let Gate::Listener(listener) = &self.gate {
             all.push(listener.as_raw_fd());
         }
@@ -150,6 +152,7 @@ fn set_up(plan: &Plan, stdio: Stdio, entry: Entry) -> Result<Option<OwnedFd>, Fa
     set_names(plan)?;
     let sources = mounts::open_sources(&plan.mounts)?;
     let root = root::mount(&plan.root)?;
+    let sources = mounts::open_in_root(&root, &plan.mounts, sources)?;
     mounts::mount_all(&root, &plan.mounts, sources)?;
     devices::make_all(&root, &plan.devices)?;
     let terminal = match &stdio {

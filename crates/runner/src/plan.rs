@@ -59,12 +59,8 @@ impl Plan {
         let linux = spec.linux().as_ref().ok_or_else(|| RunnerError::invalid("linux", "it is missing"))?;
         let namespaces = Namespaces::new(linux.namespaces().as_deref().unwrap_or_default())?;
         let root = spec.root().as_ref();
-        let mounts = mounts::parse(
-            spec.mounts().as_deref().unwrap_or_default(),
-            places.bundle,
-            places.cgroups,
-            places.group,
-        )?;
+        let root_path = root.map_or(Path::new("rootfs"), |root| root.path().as_path());
+        let mounts = mounts::parse(spec.mounts().as_deref().unwrap_or_default(), places, root_path)?;
         let host_dev = mounts
             .iter()
             .any(|mount| mount.target == Path::new("/dev") && matches!(mount.kind, MountKind::Bind { .. }));

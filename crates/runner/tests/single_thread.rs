@@ -22,7 +22,7 @@ use sys::{
 type Case = (&'static str, fn(&Place));
 
 fn main() {
-    let cases: [Case; 11] = [
+    let cases: [Case; 12] = [
         ("the unified hierarchy is entered by the clone itself", the_unified_hierarchy),
         ("an overlay of many layers is the root and nothing of it is on the host", an_overlay),
         ("a container whose creator drops it before the start ends", a_dropped_creation),
@@ -32,6 +32,7 @@ fn main() {
         ("exec starts in the cgroup that is given", exec_in_a_sub_group),
         ("a failure leaves no cgroup and no child", a_failure),
         ("a read-only overlay gets its working directory all the same", a_read_only_root),
+        ("a part of the root can be written where the root cannot", a_part_of_the_root),
         ("a compiled seccomp program is kept and used again", the_seccomp_cache),
         ("a caller with two threads is refused", two_threads),
     ];
@@ -295,6 +296,28 @@ fn a_read_only_root(place: &Place) {
     let (text, exit) = place.run(&spec, 2);
     assert_eq!(exit, Exit::Code(0));
     assert!(text.starts_with("/made/for/it\n") && text.ends_with("read-only\n"), "{text}");
+}
+
+fn a_part_of_the_root(place: &Place) {
+    std::fs::create_dir_all(place.dir.join("layers/1/data")).expect("mkdir");
+    let mut file = File::create(place.dir.join("layers/1/data/file")).expect("create");
+    file.write_all(b"of the image\n").expect("write");
+    std::os::unix::fs::symlink("/data/../../../tmp/link", place.dir.join("layers/1/to")).expect("link");
+    let script = "cat /data/file; echo changed >/data/file && cat /data/file; touch /to/x && ls /tmp/link; touch /x || true";
+    let spec = place.spec(&["sh", "-c", script], |spec| {
+        spec["root"]["readonly"] = json!(true);
+        for volume in ["data", "to"] {
+            spec["mounts"].as_array_mut().expect("mounts").push(json!({
+                "destination": format!("/{volume}"), "type": "bind", "source": format!("rootfs/{volume}"),
+                "options": ["rbind", "rprivate", "rw"]
+            }));
+        }
+    });
+    let (text, exit) = place.run(&spec, 2);
+    assert_eq!(exit, Exit::Code(0), "{text}");
+    assert!(text.starts_with("of the image\nchanged\nx\n"), "{text}");
+    assert!(text.contains("touch: /x: Read-only file system"), "{text}");
+    assert!(std::fs::symlink_metadata("/tmp/link").is_err(), "a link led out of the root");
 }
 
 fn the_seccomp_cache(place: &Place) {

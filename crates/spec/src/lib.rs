@@ -28,6 +28,9 @@ use types::{
     pod::{NsMode, PodSpec},
 };
 
+/// The root file system beneath the bundle.
+const ROOT: &str = "rootfs";
+
 /// All that a container's spec follows from.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
@@ -72,6 +75,9 @@ pub struct Places {
     pub resolv_conf: PathBuf,
     /// Mounted at /dev/shm; `None` = the node's own /dev/shm.
     pub shm: Option<PathBuf>,
+    /// Where the container's image volumes are: each in a directory named by its place in the request's
+    /// list of mounts.
+    pub volumes: PathBuf,
 }
 
 /// A request that no spec can be made of.
@@ -118,7 +124,7 @@ pub fn container(input: &Input<'_>) -> Result<Spec, SpecError> {
         .map_err(SpecError::builder)?;
     linux.set_rootfs_propagation(rootfs_propagation(input.container).map(str::to_owned));
     let root = RootBuilder::default()
-        .path("rootfs")
+        .path(ROOT)
         .readonly(security.readonly_rootfs)
         .build()
         .map_err(SpecError::builder)?;

@@ -1,9 +1,9 @@
 //! What is mounted in a container: the defaults, the pod's files, then what was asked for.
 
-use crate::{Input, SpecError};
-use oci_spec::runtime::{Mount, MountBuilder};
+use crate::{Input, ROOT, SpecError};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, MountBuilder};
 use std::path::{Path, PathBuf};
-use types::container::Propagation;
+use types::container::{IdMapping, MountOption, Propagation};
 
 /// In the order in which they are mounted. A mount of the request at one of these places takes the
 /// default's place.
@@ -17,20 +17,12 @@ pub(crate) fn mounts(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {
         }
     }
     let kernels = all.iter().filter(|mount| mount.typ().as_deref() != Some("bind")).count();
-    for (mount, at) in input.container.mounts.iter().zip(asked) {
+    all.extend(image_volumes(input, &asked, &all)?);
+    for (number, (mount, at)) in input.container.mounts.iter().zip(asked).enumerate() {
         if at == Path::new("/") {
             return Err(SpecError::new("config.mounts", "a mount at `/` would hide the image"));
         }
-        let propagation = match mount.propagation {
-            Propagation::Private => "rprivate",
-            Propagation::HostToContainer => "rslave",
-            Propagation::Bidirectional => "rshared",
-        };
-        all.push(bind(
-            &mount.host_path,
-            &at,
-            &["rbind", propagation, if mount.readonly { "ro" } else { "rw" }],
-        )?);
+        all.push(one(input, number, mount, &at)?);
     }
     // The binds by depth, the pod's files among them, so that none hides one that was mounted before it:
     // /etc/resolv.conf is seen in a volume at /etc too. Stable: of two at one place the last one of the
@@ -39,6 +31,84 @@ pub(crate) fn mounts(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {
         binds.sort_by_key(|mount| mount.destination().components().count());
     }
     Ok(all)
+}
+
+/// A mount of the request.
+fn one(
+    input: &Input<'_>,
+    number: usize,
+    mount: &types::container::Mount,
+    at: &Path,
+) -> Result<Mount, SpecError> {
+    let propagation = match mount.propagation {
+        Propagation::Private => "rprivate",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional => "rshared",
+    };
+    let access = match (mount.readonly, mount.recursive_readonly) {
+        (true, true) => "rro",
+        (true, false) => "ro",
+        (false, _) => "rw",
+    };
+    let mut options = vec!["rbind", propagation, access];
+    // What a volume holds beneath is a part of it.
+    options.extend(mount.options.iter().map(|option| match option {
+        MountOption::NoExec => "rnoexec",
+        MountOption::NoDev => "rnodev",
+        MountOption::NoSuid => "rnosuid",
+    }));
+    let source = match &mount.image {
+        Some(_) => {
+            options.extend(["nodev", "nosuid"]);
+            input.places.volumes.join(number.to_string())
+        }
+        None => mount.host_path.clone(),
+    };
+    let mut made = bind(&source, at, &options)?;
+    if !mount.uid_mappings.is_empty() {
+        made.set_uid_mappings(Some(mappings(&mount.uid_mappings)?));
+        made.set_gid_mappings(Some(mappings(&mount.gid_mappings)?));
+    }
+    Ok(made)
+}
+
+pub(crate) fn mappings(lines: &[IdMapping]) -> Result<Vec<LinuxIdMapping>, SpecError> {
+    lines
+        .iter()
+        .map(|line| {
+            LinuxIdMappingBuilder::default()
+                .container_id(line.container_id)
+                .host_id(line.host_id)
+                .size(line.length)
+                .build()
+                .map_err(SpecError::builder)
+        })
+        .collect()
+}
+
+/// The image's VOLUMEs where its root is read-only: they can be written, as with the peers. They are parts
+/// of the container's own root, which are mounted over themselves; with a root that can be written there is
+/// nothing to do. What is mounted there, or above, is not touched.
+fn image_volumes(input: &Input<'_>, asked: &[PathBuf], defaults: &[Mount]) -> Result<Vec<Mount>, SpecError> {
+    if !input.container.security.readonly_rootfs {
+        return Ok(Vec::new());
+    }
+    let mut volumes: Vec<PathBuf> = input.image.volumes.iter().map(|volume| clean(volume)).collect();
+    volumes.sort();
+    volumes.dedup();
+    let taken = |volume: &Path| {
+        volume == Path::new("/")
+            || asked.iter().any(|at| volume.starts_with(at))
+            || defaults.iter().any(|mount| volume.starts_with(mount.destination()))
+    };
+    volumes
+        .iter()
+        .filter(|volume| !taken(volume))
+        .map(|volume| {
+            let source = Path::new(ROOT).join(volume.strip_prefix("/").unwrap_or(volume));
+            bind(&source, volume, &["rbind", "rprivate", "rw"])
+        })
+        .collect()
 }
 
 fn defaults(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {

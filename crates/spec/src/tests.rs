@@ -2,7 +2,7 @@
 
 use super::*;
 use types::{
-    container::{Mount, Resources, RunAs, Security},
+    container::{IdMapping, ImageVolume, Mount, MountOption, Resources, RunAs, Security},
     pod::{Namespaces, NsMode},
 };
 
@@ -45,6 +45,7 @@ fn case() -> Case {
             hostname: "/s/pods/p/files/hostname".into(),
             resolv_conf: "/s/pods/p/files/resolv.conf".into(),
             shm: Some("/s/pods/p/shm".into()),
+            volumes: "/s/pods/p/c/volumes".into(),
         },
     }
 }
@@ -142,12 +143,12 @@ fn everything_at_once() {
                 host_path: "/srv".into(),
                 readonly: true,
                 propagation: Propagation::HostToContainer,
+                ..Mount::default()
             },
             Mount {
                 container_path: "/etc/hosts".to_owned(),
                 host_path: "/k/hosts".into(),
-                readonly: false,
-                propagation: Propagation::Private,
+                ..Mount::default()
             },
         ],
         tty: true,
@@ -299,6 +300,68 @@ fn paths_are_hidden_as_asked_or_by_default() {
 }
 
 #[test]
+fn mounts_are_restricted_mapped_and_taken_from_images_as_asked() {
+    let mut case = case();
+    let mount = |container_path: &str| Mount {
+        container_path: container_path.to_owned(),
+        host_path: "/srv".into(),
+        ..Mount::default()
+    };
+    let line = IdMapping { container_id: 0, host_id: 65_536, length: 65_536 };
+    case.container.mounts = vec![
+        Mount { readonly: true, recursive_readonly: true, ..mount("/rro") },
+        Mount {
+            options: vec![MountOption::NoExec, MountOption::NoDev, MountOption::NoSuid],
+            ..mount("/restricted")
+        },
+        Mount { uid_mappings: vec![line], gid_mappings: vec![line], ..mount("/mapped") },
+        Mount {
+            image: Some(ImageVolume { image: "x".to_owned(), ..ImageVolume::default() }),
+            readonly: true,
+            ..mount("/image")
+        },
+    ];
+    let spec = spec(&case).expect("a spec");
+    let text = shown(&spec);
+    for line in [
+        "mount bind /srv at /rro (rbind,rprivate,rro)",
+        "mount bind /srv at /restricted (rbind,rprivate,rw,rnoexec,rnodev,rnosuid)",
+        "mount bind /srv at /mapped (rbind,rprivate,rw)",
+        "mount bind /s/pods/p/c/volumes/3 at /image (rbind,rprivate,ro,nodev,nosuid)",
+    ] {
+        assert!(text.contains(line), "no line {line} in\n{text}");
+    }
+    let value = serde_json::to_value(&spec).expect("JSON");
+    let mapped = value["mounts"].as_array().expect("a list").iter().find(|m| m["destination"] == "/mapped");
+    let mapped = mapped.expect("the mount");
+    for map in ["uidMappings", "gidMappings"] {
+        let line = serde_json::json!([{ "containerID": 0, "hostID": 65_536, "size": 65_536 }]);
+        assert_eq!(mapped[map], line);
+    }
+}
+
+#[test]
+fn an_images_volumes_can_be_written_where_its_root_cannot() {
+    let volumes = |readonly: bool| {
+        let mut case = case();
+        case.container.security.readonly_rootfs = readonly;
+        case.image.volumes =
+            ["/data/", "/data", "/asked/beneath", "/sys/fs/cgroup", "/dev/x", "/", "/etc/hosts"]
+                .map(str::to_owned)
+                .to_vec();
+        case.container.mounts =
+            vec![Mount { container_path: "/asked".to_owned(), host_path: "/srv".into(), ..Mount::default() }];
+        let text = shown(&spec(&case).expect("a spec"));
+        text.lines()
+            .filter(|line| line.starts_with("mount bind rootfs"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(volumes(false), [] as [String; 0]);
+    assert_eq!(volumes(true), ["mount bind rootfs/data at /data (rbind,rprivate,rw)"]);
+}
+
+#[test]
 fn what_cannot_be_said_in_a_spec_is_refused_by_name() {
     let mut bytes = case();
     bytes.container.envs = vec![("A".to_owned(), vec![0xff])];
@@ -307,12 +370,8 @@ fn what_cannot_be_said_in_a_spec_is_refused_by_name() {
     empty.image = ImageDefaults::default();
     assert_eq!(spec(&empty).expect_err("no command").field, "config.command");
     let mut root = case();
-    root.container.mounts = vec![Mount {
-        container_path: "//".to_owned(),
-        host_path: "/srv".into(),
-        readonly: false,
-        propagation: Propagation::Private,
-    }];
+    root.container.mounts =
+        vec![Mount { container_path: "//".to_owned(), host_path: "/srv".into(), ..Mount::default() }];
     assert_eq!(spec(&root).expect_err("over the root").field, "config.mounts");
 }
 
@@ -322,8 +381,7 @@ fn a_volume_at_etc_does_not_hide_the_pods_files() {
     let bind = |container_path: &str| Mount {
         container_path: container_path.to_owned(),
         host_path: "/srv".into(),
-        readonly: false,
-        propagation: Propagation::Private,
+        ..Mount::default()
     };
     case.container.mounts = vec![bind("/etc/deep/er"), bind("/etc"), bind("/etc/hosts")];
     let text = shown(&spec(&case).expect("a spec"));

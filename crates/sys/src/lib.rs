@@ -26,6 +26,7 @@ pub mod signal;
 pub mod signalfd;
 pub mod socket;
 pub mod tree;
+pub mod userns;
 pub mod wait;
 
 use rustix::io::Errno;

@@ -27,6 +27,9 @@ pub const NODIRATIME: u64 = 0x80;
 /// `MOUNT_ATTR_NOSYMFOLLOW`
 pub const NOSYMFOLLOW: u64 = 0x0020_0000;
 
+/// `MOUNT_ATTR_IDMAP`
+const IDMAP: u64 = 0x0010_0000;
+
 /// What mount_setattr(2) shall change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
@@ -66,6 +69,10 @@ pub fn set_attributes(mount: impl AsFd, recursive: bool, wanted: &Attributes) ->
         propagation: wanted.propagation,
         userns_fd: 0,
     };
+    change(mount, recursive, &attr)
+}
+
+fn change(mount: impl AsFd, recursive: bool, attr: &MountAttr) -> Result<(), Errno> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the empty path ends in NUL, `attr` is of the size given, and both live across the call.
     let returned = unsafe {
@@ -74,11 +81,25 @@ pub fn set_attributes(mount: impl AsFd, recursive: bool, wanted: &Attributes) ->
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
             flags,
-            std::ptr::from_ref(&attr),
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };
     crate::check(returned).map(drop)
+}
+
+/// Shows the mount that `mount` stands for with the ids as this user namespace maps them; `recursive`
+/// takes in every mount beneath it.
+///
+/// # Errors
+/// Of mount_setattr(2); EINVAL when the file system cannot do it, or the mount is attached somewhere.
+pub fn map_ids(mount: impl AsFd, recursive: bool, userns: impl AsFd) -> Result<(), Errno> {
+    let fd = userns.as_fd().as_raw_fd().unsigned_abs();
+    change(
+        mount,
+        recursive,
+        &MountAttr { attr_set: IDMAP, attr_clr: 0, propagation: 0, userns_fd: fd.into() },
+    )
 }
 
 /// mount(2): the one form that takes overlay's options in one string of up to a page on every kernel.

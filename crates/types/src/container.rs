@@ -23,7 +23,7 @@ pub struct ContainerSpec {
     pub working_dir: String,
     /// Added to the image's environment; the value may be any bytes without NUL.
     pub envs: Vec<(String, Vec<u8>)>,
-    /// Bind mounts, in the order asked.
+    /// Bind mounts and image volumes, in the order asked.
     pub mounts: Vec<Mount>,
     /// Devices of the host.
     pub devices: Vec<Device>,
@@ -47,17 +47,68 @@ pub struct ContainerSpec {
     pub stop_signal: Option<Signal>,
 }
 
-/// A bind mount of a host path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A bind mount of a host path, or of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Absolute, inside the container.
     pub container_path: String,
-    /// Absolute, on the host.
+    /// Absolute, on the host; empty for an image.
     pub host_path: PathBuf,
     /// Read-only.
     pub readonly: bool,
     /// Mount propagation.
     pub propagation: Propagation,
+    /// Mounts beneath are read-only too; never without `readonly`, nor with a propagation.
+    #[serde(default)]
+    pub recursive_readonly: bool,
+    /// Further restrictions.
+    #[serde(default)]
+    pub options: Vec<MountOption>,
+    /// An image's content instead of a host path.
+    #[serde(default)]
+    pub image: Option<ImageVolume>,
+    /// How user ids on disk are seen; empty = as they are.
+    #[serde(default)]
+    pub uid_mappings: Vec<IdMapping>,
+    /// The same for group ids; empty exactly when `uid_mappings` is.
+    #[serde(default)]
+    pub gid_mappings: Vec<IdMapping>,
+    /// Give the source the container's SELinux label.
+    #[serde(default)]
+    pub selinux_relabel: bool,
+}
+
+/// `mount_options` (KEP-5855).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountOption {
+    /// Nothing is executed from it.
+    NoExec,
+    /// Device nodes on it are dead.
+    NoDev,
+    /// Set-user-id bits and file capabilities on it are without effect.
+    NoSuid,
+}
+
+/// `Mount.image` (KEP-4639): what it names, and what of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolume {
+    /// An image id or a reference, as asked.
+    pub image: String,
+    /// The reference in the pod's manifest.
+    pub user_specified_image: String,
+    /// A directory or file inside of it, relative; empty = the whole image.
+    pub sub_path: String,
+}
+
+/// A line of a uid_map or gid_map, user_namespaces(7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    /// First id inside.
+    pub container_id: u32,
+    /// First id outside.
+    pub host_id: u32,
+    /// How many, not 0; neither side goes beyond u32.
+    pub length: u32,
 }
 
 /// `MountPropagation`.

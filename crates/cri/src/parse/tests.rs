@@ -187,12 +187,58 @@ fn each_bad_field_of_a_container_is_named() {
     container_refused(mount(|m| m.container_path = "data".to_owned()), "config.mounts[0].container_path");
     container_refused(mount(|m| m.host_path.clear()), "config.mounts[0].host_path");
     container_refused(mount(|m| m.propagation = 7), "config.mounts[0].propagation");
-    container_refused(mount(|m| m.recursive_read_only = true), "config.mounts[0].recursive_read_only");
+    let at = |name: &str| format!("config.mounts[0].{name}");
+    container_refused(mount(|m| m.recursive_read_only = true), &at("recursive_read_only"));
     container_refused(
-        mount(|m| m.mount_options = vec!["noexec".to_owned()]),
-        "config.mounts[0].mount_options",
+        mount(|m| {
+            m.recursive_read_only = true;
+            m.readonly = true;
+            m.propagation = 1;
+        }),
+        &at("recursive_read_only"),
     );
-    container_refused(mount(|m| m.image = Some(cri::ImageSpec::default())), "config.mounts[0].image");
+    for option in ["ro", "exec", "", "noexec,nodev", "NOEXEC"] {
+        container_refused(
+            |c| {
+                mount(|_| ())(c);
+                c.mounts[0].mount_options = vec![option.to_owned()];
+            },
+            &at("mount_options"),
+        );
+    }
+    container_refused(mount(|m| m.image = Some(cri::ImageSpec::default())), &at("host_path"));
+    let image = |spoil: fn(&mut cri::Mount)| {
+        move |c: &mut cri::ContainerConfig| {
+            mount(|m| {
+                m.host_path.clear();
+                m.image = Some(cri::ImageSpec { image: "busybox".to_owned(), ..Default::default() });
+            })(c);
+            spoil(&mut c.mounts[0]);
+        }
+    };
+    container_refused(image(|m| m.image = Some(cri::ImageSpec::default())), &at("image.image"));
+    container_refused(image(|m| m.image_sub_path = "../x".to_owned()), &at("image_sub_path"));
+    container_refused(image(|m| m.image_sub_path = "/x".to_owned()), &at("image_sub_path"));
+    container_refused(image(|m| m.propagation = 1), &at("propagation"));
+    container_refused(mount(|m| m.image_sub_path = "x".to_owned()), &at("image_sub_path"));
+    let line = |container_id, host_id, length| cri::IdMapping { host_id, container_id, length };
+    for (lines, place) in [
+        (vec![line(0, 1, 0)], "uidMappings[0]"),
+        (vec![line(0, u32::MAX, 1)], "uidMappings[0]"),
+        (vec![line(5, 1, u32::MAX)], "uidMappings[0]"),
+        (vec![line(0, 100, 10), line(5, 200, 10)], "uidMappings[1]"),
+        (vec![line(0, 100, 10), line(50, 105, 10)], "uidMappings[1]"),
+        (vec![line(0, 100, 10)], "uidMappings"),
+        ((0..400).map(|n| line(n, n, 1)).collect(), "uidMappings"),
+    ] {
+        container_refused(
+            |c| {
+                mount(|_| ())(c);
+                c.mounts[0].uid_mappings = lines;
+            },
+            &at(place),
+        );
+    }
     container_refused(
         |c| c.devices = vec![cri::Device { host_path: "/dev/null".to_owned(), ..Default::default() }],
         "config.devices[0].permissions",

@@ -103,7 +103,8 @@ impl Node {
         let handler = |name: &str| cri::RuntimeHandler {
             name: name.to_owned(),
             features: Some(cri::RuntimeHandlerFeatures {
-                recursive_read_only_mounts: false,
+                // mount_setattr(2) has it since 5.12, which every kernel that peapod runs on has.
+                recursive_read_only_mounts: true,
                 user_namespaces: false,
             }),
         };
@@ -114,7 +115,7 @@ impl Node {
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,
-                mount_options: false,
+                mount_options: true,
             }),
         }
     }

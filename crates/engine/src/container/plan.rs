@@ -98,6 +98,7 @@ pub fn oci_spec(
         hostname: pod.paths.hostname.clone(),
         resolv_conf: pod.paths.resolv_conf.clone(),
         shm: pod.paths.shm.clone(),
+        volumes: plan.bundle.join("volumes"),
     };
     let input = spec::Input {
         pod_id: &pod.id,

@@ -1,7 +1,7 @@
 //! The bundle that a shim makes a container of: config.json, completed with what wants a look at the
 //! host, and the sources of bind mounts.
 
-use super::{blocking::failed, devices, pod};
+use super::{blocking::failed, devices, pod, sources, volumes};
 use engine::host::{ContainerPlan, Fault, HostError, OciSpec, PodPlan, Result};
 use oci_spec::runtime::{Capabilities, Linux, LinuxSeccomp};
 use std::{
@@ -18,7 +18,8 @@ const CPUS: &str = "/sys/devices/system/cpu";
 pub(super) fn write(pod: &PodPlan, plan: &ContainerPlan, mut spec: OciSpec) -> Result<()> {
     complete(plan, &mut spec)?;
     name_the_host(pod, &mut spec);
-    make_mount_sources(plan)?;
+    sources::prepare(plan)?;
+    mount_image_volumes(plan, &mut spec)?;
     make_log_directory(plan)?;
     fs::DirBuilder::new()
         .recursive(true)
@@ -116,21 +117,15 @@ fn filter(plan: &ContainerPlan, bounding: &Capabilities) -> Result<Option<LinuxS
     }
 }
 
-/// A missing source becomes a directory: kubelets and users count on it, as with the peers.
-fn make_mount_sources(plan: &ContainerPlan) -> Result<()> {
-    for mount in &plan.spec.mounts {
-        match fs::metadata(&mount.host_path) {
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o755)
-                    .create(&mount.host_path)
-                    .map_err(failed(format!("cannot make the mount source {}", mount.host_path.display())))?;
-            }
-            Err(error) => return Err(failed(format!("cannot look at {}", mount.host_path.display()))(error)),
+/// Has the specification name the content of image volumes as it was found.
+fn mount_image_volumes(plan: &ContainerPlan, spec: &mut OciSpec) -> Result<()> {
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    volumes::mount_all(plan, |place, content| {
+        for mount in mounts.iter_mut().filter(|mount| mount.source().as_deref() == Some(place)) {
+            mount.set_source(Some(content.clone()));
         }
-    }
+    })?;
+    spec.set_mounts(Some(mounts));
     Ok(())
 }
 

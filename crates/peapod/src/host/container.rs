@@ -1,6 +1,6 @@
 //! A container's writable layer, processes and records on the host's side.
 
-use super::{blocking::failed, pod, shims};
+use super::{blocking::failed, pod, shims, volumes};
 use cgroup::{Cgroup, Mounts};
 use engine::host::{ContainerPlan, Exit, Fault, HostError, ImageFacts, Result};
 use image::{ErrorKind, ImageError, Images, UserRequest};
@@ -62,6 +62,7 @@ pub(super) fn drop_host_side(mounts: &Mounts, plan: &ContainerPlan) -> Result<()
     kill_group(mounts, plan)?;
     let group = Cgroup::at(mounts, &pod::cgroup_path(&plan.cgroup)?);
     group.remove().map_err(failed("cannot remove the container's cgroup"))?;
+    volumes::drop_all(plan)?;
     for path in [&plan.bundle, &plan.rootfs] {
         sys::tree::remove_path(path).map_err(failed(format!("cannot remove {}", path.display())))?;
     }
@@ -89,6 +90,7 @@ pub(super) fn recorded_exit(plan: &ContainerPlan) -> Result<Option<Exit>> {
 pub(super) async fn image(images: &Images, container: &ContainerSpec) -> Result<ImageFacts> {
     const DOING: &str = "cannot use the image";
     let resolved = images.resolve(&container.image).map_err(image_error(DOING))?;
+    let volumes = volumes::images(images, &container.mounts)?;
     let security = container.security.clone();
     tokio::task::spawn_blocking(move || {
         let request = UserRequest {
@@ -107,6 +109,7 @@ pub(super) async fn image(images: &Images, container: &ContainerSpec) -> Result<
             defaults: resolved.defaults,
             user,
             layers: resolved.layers,
+            volumes,
             id,
         })
     })
@@ -125,7 +128,11 @@ fn image_error(doing: &'static str) -> impl FnOnce(ImageError) -> HostError {
     }
 }
 
-/// Keeps the image's layers as long as the container is there.
+/// Keeps the layers of the image, and of those that are volumes, as long as the container is there.
 pub(super) fn hold_image(images: &Images, plan: &ContainerPlan) -> Result<()> {
-    images.hold_directories(&plan.id, &plan.image.layers).map_err(image_error("cannot hold the image"))
+    let mut layers = plan.image.layers.clone();
+    layers.extend(plan.image.volumes.iter().flat_map(|volume| volume.layers.iter().cloned()));
+    layers.sort();
+    layers.dedup();
+    images.hold_directories(&plan.id, &layers).map_err(image_error("cannot hold the image"))
 }

@@ -11,8 +11,10 @@ mod files;
 mod network;
 mod pod;
 mod shims;
+mod sources;
 mod target;
 mod update;
+mod volumes;
 
 use blocking::blocking;
 use cgroup::Mounts;
@@ -146,6 +148,11 @@ impl Host for LinuxHost {
         blocking("writing the bundle", move || bundle::write(&pod_plan, &plan, oci)).await?;
         let pid = self.shims.create(pod, container).await?;
         target::check(pod, container, spec, pid)?;
+        if !container.image.volumes.is_empty() {
+            // The container has mounts of its own of them.
+            let plan = container.clone();
+            blocking("unmounting image volumes", move || volumes::drop_all(&plan)).await?;
+        }
         Ok(Created { pid })
     }
 

@@ -96,9 +96,9 @@ pub(crate) fn features(args: Arguments) -> Result<u8, FrontError> {
             "ociVersionMax": SPEC_VERSION,
             "hooks": [],
             "mountOptions": [
-                "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "lazytime", "loud",
+                "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "lazytime", "loud",
                 "noatime", "nodev", "nodiratime", "noexec", "nomand", "norelatime", "nostrictatime", "nosuid",
-                "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "rexec", "rnoatime",
+                "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "rexec", "ridmap", "rnoatime",
                 "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid", "rnosymfollow", "ro",
                 "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave", "rstrictatime", "rsuid", "rsymfollow",
                 "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "symfollow", "sync", "unbindable"
@@ -122,7 +122,7 @@ pub(crate) fn features(args: Arguments) -> Result<u8, FrontError> {
                 "apparmor": { "enabled": false },
                 "selinux": { "enabled": false },
                 "intelRdt": { "enabled": false },
-                "mountExtensions": { "idmap": { "enabled": false } },
+                "mountExtensions": { "idmap": { "enabled": true } },
                 "netDevices": { "enabled": false }
             }
         })

@@ -41,23 +41,47 @@ pub(super) fn open_sources(mounts: &[MountPlan]) -> Result<Vec<Sources>, Failure
     mounts
         .iter()
         .map(|mount| {
-            open_source(mount)
-                .step_with(|| format!("mount {}: open the source{}", mount.target.display(), shown(mount)))
+            let source = open_source(mount)
+                .step_with(|| format!("mount {}: open the source{}", mount.target.display(), shown(mount)))?;
+            if let (Sources::Bind(copy), Some(map)) = (&source, &mount.idmap) {
+                let userns = map.userns.as_ref().ok_or(Errno::INVAL);
+                userns.and_then(|userns| mount::map_ids(copy, map.recursive, userns)).step_with(|| {
+                    format!("mount {}: map its ids (EINVAL: its file system cannot)", mount.target.display())
+                })?;
+            }
+            Ok(source)
         })
         .collect()
+}
+
+/// Adds the sources that are directories of the new root, before anything is mounted over them.
+pub(super) fn open_in_root(
+    root: &RootFd,
+    mounts: &[MountPlan],
+    mut sources: Vec<Sources>,
+) -> Result<Vec<Sources>, Failure> {
+    for (mount, source) in mounts.iter().zip(&mut sources) {
+        let MountKind::OfRoot(path) = &mount.kind else { continue };
+        let open = || -> Result<OwnedFd, Errno> {
+            let dir = root.make_dir(path.strip_prefix("/").unwrap_or(path), Mode::from_raw_mode(0o755))?;
+            copy(dir.as_fd(), c"", true)
+        };
+        *source = Sources::Bind(open().step_with(|| format!("mount {}: open it", mount.target.display()))?);
+    }
+    Ok(sources)
 }
 
 fn shown(mount: &MountPlan) -> String {
     match &mount.kind {
         MountKind::Bind { source, .. } => format!(" {}", source.to_string_lossy()),
-        MountKind::FileSystem { .. } | MountKind::CgroupV1(_) => String::new(),
+        MountKind::OfRoot(_) | MountKind::FileSystem { .. } | MountKind::CgroupV1(_) => String::new(),
     }
 }
 
 fn open_source(mount: &MountPlan) -> Result<Sources, Errno> {
     Ok(match &mount.kind {
         MountKind::Bind { source, recursive } => Sources::Bind(copy(CWD, source, *recursive)?),
-        MountKind::FileSystem { .. } => Sources::None,
+        MountKind::OfRoot(_) | MountKind::FileSystem { .. } => Sources::None,
         MountKind::CgroupV1(hierarchies) => Sources::CgroupV1(
             hierarchies
                 .iter()
@@ -118,7 +142,7 @@ pub(super) fn mount_all(root: &RootFd, mounts: &[MountPlan], sources: Vec<Source
 fn one(root: &RootFd, mount: &MountPlan, source: Sources) -> Result<(), Failure> {
     let named = |step: &'static str| move || format!("mount {}: {step}", mount.target.display());
     let (made, is_dir) = match (&mount.kind, source) {
-        (MountKind::Bind { .. }, Sources::Bind(copy)) => {
+        (MountKind::Bind { .. } | MountKind::OfRoot(_), Sources::Bind(copy)) => {
             let is_dir = is_directory(&copy).step_with(named("stat the source"))?;
             if mount.plain {
                 check_own_file_system(mount, &copy)?;
@@ -136,7 +160,7 @@ fn one(root: &RootFd, mount: &MountPlan, source: Sources) -> Result<(), Failure>
         (MountKind::CgroupV1(hierarchies), Sources::CgroupV1(copies)) => {
             return cgroup_v1(root, mount, hierarchies, copies);
         }
-        (MountKind::Bind { .. } | MountKind::CgroupV1(_), _) => {
+        (MountKind::Bind { .. } | MountKind::OfRoot(_) | MountKind::CgroupV1(_), _) => {
             return Err(Errno::INVAL).step_with(named("it has no source"));
         }
     };

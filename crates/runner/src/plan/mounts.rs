@@ -1,16 +1,19 @@
 //! `mounts`: what is mounted where, parsed, in order.
 
 use super::{
+    Places,
     options::{Options, text},
     process::absolute,
 };
 use crate::RunnerError;
 use cgroup::{CgroupPath, Version};
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{LinuxIdMapping, Mount};
 use std::{
     ffi::CString,
     path::{Path, PathBuf},
+    rc::Rc,
 };
+use sys::{rustix::fd::OwnedFd, userns::Line};
 
 /// More mounts than this are refused: the kernel's own limit for a namespace is 100 000.
 const MOST_MOUNTS: usize = 16_384;
@@ -38,6 +41,19 @@ pub(crate) struct MountPlan {
     pub(crate) options: Options,
     /// The target must be a plain directory, no link in its path: /proc and /sys (CVE-2019-19921).
     pub(crate) plain: bool,
+    /// How ids on disk are seen; for binds only.
+    pub(crate) idmap: Option<IdMap>,
+}
+
+/// A mapping of ids.
+#[derive(Debug)]
+pub(crate) struct IdMap {
+    pub(crate) uids: Vec<Line>,
+    pub(crate) gids: Vec<Line>,
+    /// Also for the mounts beneath.
+    pub(crate) recursive: bool,
+    /// The namespace that stands for it; made last, before the child.
+    pub(crate) userns: Option<Rc<OwnedFd>>,
 }
 
 /// What is mounted.
@@ -45,6 +61,8 @@ pub(crate) struct MountPlan {
 pub(crate) enum MountKind {
     /// A file or directory of the host.
     Bind { source: CString, recursive: bool },
+    /// A directory of the container's own root, as it is before anything is mounted in it; made if missing.
+    OfRoot(PathBuf),
     /// A new instance, or another view, of a file system.
     FileSystem { kind: CString, source: CString },
     /// cgroup v1: a tmpfs with a directory for each hierarchy, which shows the container's own group.
@@ -62,35 +80,41 @@ pub(crate) struct Hierarchy {
     pub(crate) source: CString,
 }
 
+/// Makes the namespaces of all mappings, each once.
+pub(crate) fn map_ids(mounts: &mut [MountPlan]) -> Result<(), RunnerError> {
+    let mut made: Vec<(Vec<Line>, Vec<Line>, Rc<OwnedFd>)> = Vec::new();
+    for mount in mounts {
+        let Some(map) = &mut mount.idmap else { continue };
+        let known = made.iter().find(|(uids, gids, _)| *uids == map.uids && *gids == map.gids);
+        let userns = match known {
+            Some((.., userns)) => Rc::clone(userns),
+            None => {
+                let step = format!("mount {}: make a user namespace of its mapping", mount.target.display());
+                let userns =
+                    sys::userns::with_mappings(&map.uids, &map.gids).map_err(RunnerError::step(step))?;
+                let userns = Rc::new(userns);
+                made.push((map.uids.clone(), map.gids.clone(), Rc::clone(&userns)));
+                userns
+            }
+        };
+        map.userns = Some(userns);
+    }
+    Ok(())
+}
+
 /// All mounts in order.
 pub(crate) fn parse(
     mounts: &[Mount],
-    bundle: &Path,
-    cgroups: &cgroup::Mounts,
-    group: &CgroupPath,
+    places: &Places<'_>,
+    root: &Path,
 ) -> Result<Vec<MountPlan>, RunnerError> {
     if mounts.len() > MOST_MOUNTS {
         return Err(RunnerError::invalid("mounts", format!("there are more than {MOST_MOUNTS}")));
     }
-    mounts
-        .iter()
-        .enumerate()
-        .map(|(at, mount)| one(&format!("mounts[{at}]"), mount, bundle, cgroups, group))
-        .collect()
+    mounts.iter().enumerate().map(|(at, mount)| one(&format!("mounts[{at}]"), mount, places, root)).collect()
 }
 
-fn one(
-    field: &str,
-    mount: &Mount,
-    bundle: &Path,
-    cgroups: &cgroup::Mounts,
-    group: &CgroupPath,
-) -> Result<MountPlan, RunnerError> {
-    for (name, mappings) in [("uidMappings", mount.uid_mappings()), ("gidMappings", mount.gid_mappings())] {
-        if mappings.as_ref().is_some_and(|list| !list.is_empty()) {
-            return Err(RunnerError::unsupported(format!("{field}.{name}"), ""));
-        }
-    }
+fn one(field: &str, mount: &Mount, places: &Places<'_>, root: &Path) -> Result<MountPlan, RunnerError> {
     let destination = format!("{field}.destination");
     let target = absolute(&destination, mount.destination())?;
     if target == Path::new("/") {
@@ -101,10 +125,10 @@ fn one(
     let kind = mount.typ().as_deref().unwrap_or("");
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
     let kind = match (options.bind, kind) {
-        (Some(recursive), _) => bind(field, source, recursive, bundle)?,
-        (None, "bind" | "none") => bind(field, source, true, bundle)?,
+        (Some(recursive), _) => bind(field, source, recursive, places, root)?,
+        (None, "bind" | "none") => bind(field, source, true, places, root)?,
         (None, "") => return Err(RunnerError::invalid(format!("{field}.type"), "it is empty")),
-        (None, "cgroup") => cgroup_view(field, cgroups, group)?,
+        (None, "cgroup") => cgroup_view(field, places.cgroups, places.group)?,
         (None, kind) => MountKind::FileSystem {
             kind: text(&format!("{field}.type"), kind)?,
             source: text(&format!("{field}.source"), source.as_os_str().as_encoded_bytes())?,
@@ -112,16 +136,68 @@ fn one(
     };
     over_proc(field, &target, &kind)?;
     let plain = target == Path::new("/proc") || target == Path::new("/sys");
-    Ok(MountPlan { target, kind, options, plain })
+    let idmap = idmap(field, mount, &kind, &options)?;
+    Ok(MountPlan { target, kind, options, plain, idmap })
 }
 
-fn bind(field: &str, source: &Path, recursive: bool, bundle: &Path) -> Result<MountKind, RunnerError> {
+/// The lines of `uidMappings` and `gidMappings`. As other runtimes have it, the mounts beneath are mapped
+/// with `ridmap` only.
+fn idmap(
+    field: &str,
+    mount: &Mount,
+    kind: &MountKind,
+    options: &Options,
+) -> Result<Option<IdMap>, RunnerError> {
+    let lines = |list: &Option<Vec<LinuxIdMapping>>| -> Vec<Line> {
+        let line = |line: &LinuxIdMapping| Line {
+            inside: line.container_id(),
+            outside: line.host_id(),
+            length: line.size(),
+        };
+        list.iter().flatten().map(line).collect()
+    };
+    let (uids, gids) = (lines(mount.uid_mappings()), lines(mount.gid_mappings()));
+    match (uids.is_empty(), gids.is_empty()) {
+        (true, true) if options.idmap.is_some() => Err(RunnerError::invalid(
+            format!("{field}.options"),
+            "an idmapped mount needs uidMappings and gidMappings, as there is no user namespace",
+        )),
+        (true, true) => Ok(None),
+        (true, false) | (false, true) => Err(RunnerError::invalid(
+            format!("{field}.uidMappings"),
+            "they and gidMappings are given together or not at all",
+        )),
+        (false, false) => match kind {
+            MountKind::Bind { .. } => {
+                Ok(Some(IdMap { uids, gids, recursive: options.idmap == Some(true), userns: None }))
+            }
+            MountKind::OfRoot(_) | MountKind::FileSystem { .. } | MountKind::CgroupV1(_) => {
+                Err(RunnerError::unsupported(format!("{field}.uidMappings"), "what is no bind of the host"))
+            }
+        },
+    }
+}
+
+fn bind(
+    field: &str,
+    source: &Path,
+    recursive: bool,
+    places: &Places<'_>,
+    root: &Path,
+) -> Result<MountKind, RunnerError> {
     let field = format!("{field}.source");
     if source.as_os_str().is_empty() {
         return Err(RunnerError::invalid(field, "it is empty"));
     }
     // A relative source is beneath the bundle, as the runtime specification says.
-    let source = text(&field, bundle.join(source).into_os_string().into_encoded_bytes())?;
+    let source = places.bundle.join(source);
+    // The root is mounted by the container itself, so that its files are not there yet.
+    if let Ok(inside) = source.strip_prefix(places.bundle.join(root))
+        && !places.rootfs.is_empty()
+    {
+        return absolute(&field, &Path::new("/").join(inside)).map(MountKind::OfRoot);
+    }
+    let source = text(&field, source.into_os_string().into_encoded_bytes())?;
     Ok(MountKind::Bind { source, recursive })
 }
 
@@ -152,7 +228,7 @@ fn over_proc(field: &str, target: &Path, kind: &MountKind) -> Result<(), RunnerE
             MountKind::FileSystem { kind, .. } if kind.as_c_str() == c"proc" => Ok(()),
             // The child looks whether it really is a procfs: the host's, for a container without a PID namespace.
             MountKind::Bind { .. } => Ok(()),
-            MountKind::FileSystem { .. } | MountKind::CgroupV1(_) => {
+            MountKind::OfRoot(_) | MountKind::FileSystem { .. } | MountKind::CgroupV1(_) => {
                 refuse("only a procfs may be mounted there")
             }
         };
@@ -171,7 +247,15 @@ mod tests {
         let mount: Mount = serde_json::from_str(mount).expect("mount");
         let cgroups = cgroup::Mounts::detect().expect("cgroups");
         let group = CgroupPath::parse("/a/b").expect("path");
-        one("mounts[0]", &mount, Path::new("/bundle"), &cgroups, &group).map_err(|error| error.to_string())
+        let overlay =
+            crate::RootMount { kind: "overlay".to_owned(), source: "overlay".into(), options: Vec::new() };
+        let places = Places {
+            bundle: Path::new("/bundle"),
+            rootfs: std::slice::from_ref(&overlay),
+            cgroups: &cgroups,
+            group: &group,
+        };
+        one("mounts[0]", &mount, &places, Path::new("rootfs")).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -183,6 +267,13 @@ mod tests {
         assert!(
             matches!(plan.kind, MountKind::Bind { source, recursive: false } if source.as_c_str() == c"/bundle/data")
         );
+    }
+
+    #[test]
+    fn a_source_beneath_the_root_is_taken_from_the_mounted_root() {
+        let plan = check(r#"{"destination":"/v","type":"bind","source":"rootfs/v","options":["rbind"]}"#);
+        let plan = plan.expect("fine");
+        assert!(matches!(plan.kind, MountKind::OfRoot(path) if path == Path::new("/v")));
     }
 
     #[test]
@@ -198,8 +289,15 @@ mod tests {
             (r#"{"destination":"/x","type":""}"#, "type is invalid"),
             (
                 r#"{"destination":"/x","source":"/y","type":"bind","uidMappings":[{"containerID":0,"hostID":1,"size":1}]}"#,
-                "uidMappings is not supported",
+                "together or not at all",
             ),
+            (
+                r#"{"destination":"/x","type":"tmpfs","uidMappings":[{"containerID":0,"hostID":1,"size":1}],
+                    "gidMappings":[{"containerID":0,"hostID":1,"size":1}]}"#,
+                "uidMappings is not supported: what is no bind",
+            ),
+            (r#"{"destination":"/x","source":"/y","type":"bind","options":["idmap"]}"#, "needs uidMappings"),
+            (r#"{"destination":"/x","source":"rootfs/../y","type":"bind"}"#, "has a `..`"),
         ] {
             let error = check(mount).expect_err(mount);
             assert!(error.contains(why), "{mount}: {error}");

@@ -9,6 +9,8 @@ use sys::{libc, mount as attr};
 pub(crate) struct Options {
     /// `bind` or `rbind`; true = recursive.
     pub(crate) bind: Option<bool>,
+    /// `idmap` or `ridmap`; true = recursive.
+    pub(crate) idmap: Option<bool>,
     /// `MOUNT_ATTR_*` for this mount.
     pub(crate) own: attr::Attributes,
     /// `MOUNT_ATTR_*` for this mount and all beneath it (`rro` and its kind).
@@ -87,9 +89,13 @@ impl Options {
     }
 
     fn take(&mut self, field: &str, word: &str) -> Result<(), RunnerError> {
+        if matches!(word, "idmap" | "ridmap") {
+            self.idmap = Some(word == "ridmap");
+            return Ok(());
+        }
         if matches!(word, "remount" | "mand" | "tmpcopyup" | "copy-symlink")
-            || word.starts_with("idmap")
-            || word.starts_with("ridmap")
+            || word.starts_with("idmap=")
+            || word.starts_with("ridmap=")
         {
             return Err(RunnerError::unsupported(format!("{field} `{word}`"), ""));
         }
@@ -149,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_name() {
-        for word in ["remount", "idmap", "ridmap=1", "tmpcopyup", "mand"] {
+        for word in ["remount", "idmap=1", "ridmap=1", "tmpcopyup", "mand"] {
             let error = Options::parse("mounts[0].options", &[word.to_owned()]).expect_err(word);
             assert!(error.to_string().contains(word), "{error}");
         }

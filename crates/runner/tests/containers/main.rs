@@ -9,4 +9,6 @@ mod hostile;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod mounts;
+#[cfg(test)]
 mod namespaces;
