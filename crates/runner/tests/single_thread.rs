@@ -305,7 +305,7 @@ fn a_part_of_the_root(place: &Place) {
     std::os::unix::fs::symlink("/data/../../../tmp/link", place.dir.join("layers/1/to")).expect("link");
     let script = "cat /data/file; echo changed >/data/file && cat /data/file; touch /to/x && ls /tmp/link; touch /x || true";
     let spec = place.spec(&["sh", "-c", script], |spec| {
-        spec["root"]["readonly"] = json!(true);
+        spec["root"] = json!({ "path": "rootfs", "readonly": true });
         for volume in ["data", "to"] {
             spec["mounts"].as_array_mut().expect("mounts").push(json!({
                 "destination": format!("/{volume}"), "type": "bind", "source": format!("rootfs/{volume}"),

@@ -194,6 +194,7 @@ fn bind(
     // The root is mounted by the container itself, so that its files are not there yet.
     if let Ok(inside) = source.strip_prefix(places.bundle.join(root))
         && !places.rootfs.is_empty()
+        && !root.as_os_str().is_empty()
     {
         return absolute(&field, &Path::new("/").join(inside)).map(MountKind::OfRoot);
     }
