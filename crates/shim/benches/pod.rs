@@ -5,6 +5,10 @@
 #[allow(dead_code, reason = "the tests use the rest")]
 mod host;
 
+#[path = "../tests/pod/session.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
+mod session;
+
 use host::{Container, Host};
 use shimlink::{ExecSync, Program, Shim, SpawnRequest};
 use std::io::Write as _;
@@ -127,9 +131,56 @@ async fn commands(program: Arc<Program>) {
     tell("State", times);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let _ = writeln!(std::io::stdout(), "idle after {ROUNDS} commands: {}", rollup(*pid));
+    let (host, shim, pid) = &pods[1];
+    sessions(host, shim, *pid).await;
     for (host, shim, _) in pods {
         host.end(&shim).await;
     }
+}
+
+/// Bytes that go through a session to measure its speed.
+const BULK: usize = 256 << 20;
+
+async fn sessions(host: &Host, shim: &Shim, pid: u32) {
+    for (what, want) in [("without", session::OUTPUTS), ("with", session::TERMINAL)] {
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            let begun = Instant::now();
+            let client = session::start(host, shim, "e", &["/bin/true"], want).await;
+            session::all(client.stdout).await;
+            session::end(shim, "e").await;
+            times.push(begun.elapsed());
+        }
+        tell(&format!("session of true {what} a terminal"), times);
+    }
+    let script = format!("head -c {BULK} /dev/zero");
+    for (what, script, want) in [
+        ("without a terminal", script.clone(), session::OUTPUTS),
+        ("with a terminal", format!("stty raw; {script}"), session::TERMINAL),
+    ] {
+        let begun = Instant::now();
+        let client = session::start(host, shim, "e", &["/bin/sh", "-c", &script], want).await;
+        let mut stdout = client.stdout.expect("wanted");
+        let (mut buffer, mut got) = (vec![0; 64 << 10], 0);
+        loop {
+            let count = tokio::io::AsyncReadExt::read(&mut stdout, &mut buffer).await.expect("read");
+            if count == 0 {
+                break;
+            }
+            got += count;
+        }
+        assert!(got >= BULK, "{got} bytes");
+        let speed = got as f64 / begun.elapsed().as_secs_f64() / f64::from(1 << 20);
+        let _ = writeln!(std::io::stdout(), "output {what}: {speed:.0} MiB/s");
+        session::end(shim, "e").await;
+    }
+    let mut idle = Vec::new();
+    for number in 0..ROUNDS {
+        let want = if number % 2 == 0 { session::TERMINAL } else { session::ALL };
+        idle.push(session::start(host, shim, &format!("i{number}"), &["/bin/sleep", "100000"], want).await);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let _ = writeln!(std::io::stdout(), "idle with {ROUNDS} sessions: {}", rollup(pid));
 }
 
 fn main() {

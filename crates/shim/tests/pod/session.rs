@@ -548,3 +548,102 @@ async fn hundreds_of_processes_talk_at_once_and_leave_nothing() {
     assert_eq!(descriptors(&shim).await, before);
     host.shutdown(shim).await;
 }
+
+#[tokio::test]
+async fn a_terminal_that_nobody_reads_holds_its_process_and_not_the_word_of_its_end() {
+    let (host, shim) = running().await;
+    let client = start(&host, &shim, "e", &["/bin/yes"], TERMINAL).await;
+    shim.exec_kill("c", "e", 9, false).await.expect("kill");
+    let begun = Instant::now();
+    assert_eq!(shim.exec_wait("c", "e").await.expect("wait").code, 137);
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    // What was shown is still to be had.
+    let mut stdout = client.stdout;
+    let mut shown = until(&mut stdout, "y\r\ny\r\n").await.into_bytes();
+    shim.exec_delete("c", "e").await.expect("delete");
+    shown.extend(all(stdout).await);
+    assert!(shown.chunks_exact(3).all(|line| line == b"y\r\n"));
+    host.shutdown(shim).await;
+}
+
+#[tokio::test]
+async fn the_descriptors_of_a_shim_never_run_out() {
+    use sys::rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let (host, shim) = running().await;
+    let pid = shim.pod_state().await.expect("state").shim_pid;
+    let pid = Pid::from_raw(i32::try_from(pid).expect("pid"));
+    let limit = Rlimit { current: Some(256), maximum: Some(256) };
+    prlimit(pid, Resource::Nofile, limit).expect("prlimit");
+    let mut clients = Vec::new();
+    let error = loop {
+        let id = format!("e{}", clients.len());
+        match prepare(&host, &shim, &id, &process(&["/bin/sh"]), TERMINAL).await {
+            Ok(client) => clients.push(client),
+            Err(error) => break error,
+        }
+        shim.exec_start("c", &id).await.expect("start");
+    };
+    refused(&error, Code::ResourceExhausted, "descriptors");
+    assert!(clients.len() > 20, "{}", clients.len());
+    for _ in 0..60 {
+        Shim::connect(&host.directory).await.expect("connect").pod_state().await.expect("heard");
+    }
+    drop(clients);
+    processes(&host, 1).await;
+    start(&host, &shim, "again", &["/bin/true"], TERMINAL).await;
+    assert_eq!(end(&shim, "again").await, 0);
+    host.shutdown(shim).await;
+}
+
+/// Time on the processor that the shim has had, in clock ticks.
+async fn ticks(shim: &Shim) -> u64 {
+    let pid = shim.pod_state().await.expect("state").shim_pid;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+    let number = |at: usize| fields[at].parse::<u64>().expect("a number");
+    number(11) + number(12)
+}
+
+#[tokio::test]
+async fn a_session_with_nothing_to_do_costs_no_time() {
+    let (host, shim) = running().await;
+    let mut kept = Vec::new();
+    for (id, script) in [
+        ("ended input", "sleep 100000"),
+        ("closed terminal", "trap '' HUP; exec </dev/null >/dev/null 2>&1; sleep 100000"),
+        ("unread output", "yes"),
+        ("unread input", "stty raw -echo; echo ready; sleep 100000"),
+    ] {
+        let mut client = start(&host, &shim, id, &["/bin/sh", "-c", script], TERMINAL).await;
+        match id {
+            "ended input" => drop(client.stdin.take()),
+            "unread input" => {
+                until(&mut client.stdout, "ready").await;
+                let stdin = client.stdin.as_mut().expect("wanted");
+                // Until neither the terminal nor what is before it takes more.
+                while tokio::time::timeout(Duration::from_millis(300), stdin.write_all(&[b'x'; 4096]))
+                    .await
+                    .is_ok()
+                {}
+            }
+            _ => {}
+        }
+        kept.push(client);
+    }
+    let lost = Shim::connect(&host.directory).await.expect("connect");
+    kept.push(start(&host, &lost, "lost", &["/bin/sh", "-c", "trap '' HUP; sleep 100000"], TERMINAL).await);
+    drop(lost);
+    let mut before = ticks(&shim).await;
+    for round in 0.. {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = ticks(&shim).await;
+        // A loop that spins takes all of each second.
+        if now - before < 20 {
+            break;
+        }
+        assert!(round < 20, "{} ticks in a second", now - before);
+        before = now;
+    }
+    drop(kept);
+    host.shutdown(shim).await;
+}
