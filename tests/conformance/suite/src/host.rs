@@ -150,3 +150,24 @@ fn remove_tree(dir: &Path) {
     // What still has processes stays, and the comparison of the host's tables says so.
     let _ = std::fs::remove_dir(dir);
 }
+
+/// Received and sent bytes of eth0 in the text of /proc/net/dev.
+///
+/// # Errors
+/// When it is not there.
+pub fn eth0_bytes(text: &str) -> Result<(u64, u64)> {
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix("eth0:")).context("no eth0")?;
+    let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    match numbers[..] {
+        [received, _, _, _, _, _, _, _, sent, ..] => Ok((received, sent)),
+        _ => bail!("eth0: {line}"),
+    }
+}
+
+/// A process of that cgroup with that command line.
+#[must_use]
+pub fn process_with(command: &str, group: &Path) -> Option<u32> {
+    let members = std::fs::read_to_string(group.join("cgroup.procs")).ok()?;
+    let mut pids = members.lines().filter_map(|line| line.parse().ok());
+    pids.find(|pid| proc_file(*pid, "cmdline").is_ok_and(|line| line == command))
+}

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "cases write and look at paths that they made themselves")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program that reports")]
 #![allow(clippy::large_futures, reason = "a story is boxed once")]
+#![allow(deprecated, reason = "fields of the CRI that are deprecated are fields of the CRI")]
 #![allow(unreachable_pub, reason = "a program of several modules")]
 
 mod call;
@@ -17,6 +18,7 @@ mod image;
 mod known;
 mod registry;
 mod run;
+mod socket;
 mod story;
 mod tap;
 mod wire;

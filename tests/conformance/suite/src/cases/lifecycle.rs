@@ -176,12 +176,12 @@ async fn command(t: Test) -> Result<()> {
     let c = t
         .container(|c| {
             c.command = words(&["/bin/sh", "-c"]);
-            c.args = words(&["echo \"$0:$1\"; sleep 1000", "zero arg", ""]);
+            c.args = words(&["echo \"$0:$1\"; sleep 1000; :", "zero arg", ""]);
         })
         .await?;
     c.logged("zero arg:").await?;
     let line = host::proc_file(c.pid().await?, "cmdline")?;
-    is("its command line", line, "/bin/sh\0-c\0echo \"$0:$1\"; sleep 1000\0zero arg\0\0".to_owned())
+    is("its command line", line, "/bin/sh\0-c\0echo \"$0:$1\"; sleep 1000; :\0zero arg\0\0".to_owned())
 }
 
 async fn working_dir(t: Test) -> Result<()> {
