@@ -347,7 +347,7 @@ fn limits_that_were_changed_are_set_back() {
     let json = r#"{"cpu":{"shares":512,"quota":50000,"period":100000},
         "memory":{"limit":67108864,"swap":67108864},"pids":{"limit":20}}"#;
     let made = group(&detected(), "restore", json);
-    let json = r#"{"cpu":{"shares":1024,"quota":20000,"period":100000},
+    let json = r#"{"cpu":{"shares":1024,"quota":20000,"period":100000,"cpus":"0"},
         "memory":{"limit":134217728,"swap":134217728}}"#;
     let change: LinuxResources = serde_json::from_str(json).unwrap();
     let before = made.0.settings(&change).unwrap();

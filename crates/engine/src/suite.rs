@@ -3,13 +3,14 @@
 
 use crate::{
     container::plan::{self as container, ContainerPlan},
-    host::{Attached, Exit, Fault, Host, Life, ShimState, ShimUp, Whom},
+    host::{Attached, Exit, Fault, Host, Life, LimitChange, ShimState, ShimUp, Whom},
     pod::{
         PodUp,
         plan::{self as pod, PodPlan},
     },
 };
 use config::Config;
+use oci_spec::runtime::{LinuxCpuBuilder, LinuxResourcesBuilder};
 use std::fmt;
 use types::{
     ContainerId, PodId, Timestamp,
@@ -60,6 +61,7 @@ pub async fn host_suite<H: Host>(bench: &Bench<H>) {
     bench.a_container_lives_and_its_exit_is_told_and_recorded().await;
     bench.a_created_and_a_running_container_can_be_killed_without_the_shim().await;
     bench.a_shim_is_found_again_with_what_it_knows().await;
+    bench.limits_are_changed_and_set_back().await;
     bench.an_unknown_image_is_not_found().await;
 }
 
@@ -296,6 +298,37 @@ impl<H: Host> Bench<H> {
                 lives
             }
         }
+    }
+
+    async fn limits_are_changed_and_set_back(&self) {
+        let before = (self.owned)();
+        let pod = self.pod().await;
+        let up = self.bring_up(&pod, POD_STEPS).await.expect("up");
+        let container = self.container(&pod, &self.forever).await;
+        self.make(&pod, &up, &container, CONTAINER_STEPS).await;
+        let cpu = LinuxCpuBuilder::default().shares(77_u64).quota(20_000_i64).build().expect("limits");
+        let resources = LinuxResourcesBuilder::default().cpu(cpu).build().expect("limits");
+        let change = LimitChange { resources, oom_score_adj: Some(1000) };
+        for start in [false, true] {
+            if start {
+                self.host.start(&pod, &container).await.expect("started");
+            }
+            let were = self.host.limits(&container, &change).await.expect("limits");
+            assert!(!were.files.is_empty());
+            self.host.set_limits(&container, &change).await.expect("set");
+            let are = self.host.limits(&container, &change).await.expect("limits");
+            assert_ne!(are.files, were.files);
+            for _ in 0..2 {
+                self.host.restore_limits(&container, &were).await.expect("set back");
+            }
+            let are = self.host.limits(&container, &change).await.expect("limits");
+            assert_eq!(are.files, were.files);
+        }
+        let were = self.host.limits(&container, &change).await.expect("limits");
+        self.host.drop_container(&pod, &container).await.expect("dropped");
+        self.host.restore_limits(&container, &were).await.expect("nothing to set back");
+        self.tear_down(&pod).await;
+        self.assert_nothing_left(&before, "changed limits");
     }
 
     async fn an_unknown_image_is_not_found(&self) {

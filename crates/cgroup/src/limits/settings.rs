@@ -54,7 +54,9 @@ pub(crate) fn restore(group: &Cgroup, settings: &[Setting]) -> Result<(), Cgroup
         let mut refused = None;
         left.retain(|setting| {
             let Some(node) = group.node(&setting.controller) else { return false };
-            match node.try_write(&setting.file, &setting.content) {
+            // A write of no bytes does nothing: an empty list (v2's cpuset) is an empty line.
+            let content = if setting.content.is_empty() { "\n" } else { &setting.content };
+            match node.try_write(&setting.file, content) {
                 Ok(()) => false,
                 Err(Errno::NOENT | Errno::NODEV) if node.is_there().is_ok_and(|there| !there) => false,
                 Err(errno) => {
