@@ -42,7 +42,8 @@ pub(super) fn prepare(stream: &TcpStream) {
 }
 
 /// A look at a connection from outside. A session reads no further while its process does not take its
-/// input, and would not learn then that the client has gone.
+/// input, and would not learn then that the client has gone. (One whose kernel still holds bytes that do not
+/// fit here is found when that gives up and the keep-alive notices, some minutes later.)
 pub(super) struct Watch(Option<OwnedFd>);
 
 impl Watch {

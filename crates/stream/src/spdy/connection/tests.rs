@@ -26,6 +26,11 @@ impl Connection {
         }
     }
 
+    /// Asks for an echo.
+    pub(crate) async fn ping(&self, id: u32) -> io::Result<()> {
+        self.write(&frame::ping(id), &[]).await
+    }
+
     /// How many streams are open.
     fn open_streams(&self) -> usize {
         locked(&self.0.streams).open.len()
