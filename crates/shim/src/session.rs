@@ -114,13 +114,13 @@ impl Session {
         }
     }
 
-    /// Whether nobody can ask for it any more.
+    /// Whether nobody can ask for it any more, or waits for what its terminal showed.
     fn is_forgotten(&self) -> bool {
         let over = match &self.state {
             State::Made(_) | State::Ended(_) => true,
             State::Running { .. } | State::Ending { .. } => false,
         };
-        self.orphan && over
+        self.orphan && over && self.console.is_none()
     }
 }
 
@@ -190,7 +190,15 @@ impl Shim {
         Ok(())
     }
 
-    fn room_for(&self, bytes: usize) -> Result<(), Refusal> {
+    /// Room for one more. Ends that no client of ours asked for yet are forgotten for it, oldest first.
+    fn room_for(&mut self, bytes: usize) -> Result<(), Refusal> {
+        if self.sessions.len() >= MOST {
+            let ended = self.sessions.iter().enumerate().filter(|(_, session)| session.client.is_some());
+            let ended = ended.filter_map(|(index, session)| Some((session.ended()?.at, index)));
+            if let Some((_, index)) = ended.min() {
+                self.forget_session(index);
+            }
+        }
         if self.sessions.len() >= MOST {
             return Err(Refusal::new(
                 Code::RESOURCE_EXHAUSTED,
@@ -474,7 +482,13 @@ impl Shim {
                 return Err(Refusal::state(format!("exec_id: process {} has not ended", session.id)));
             }
         };
-        self.forget_session(index);
+        if self.sessions[index].console.is_some() {
+            // Its client still reads what its terminal showed: it stays so long, without a name.
+            let session = &mut self.sessions[index];
+            (session.id, session.orphan) = (Box::default(), true);
+        } else {
+            self.forget_session(index);
+        }
         Ok(api::DeleteResponse {
             pid: end.pid,
             exit_status: end.code,

@@ -73,7 +73,8 @@ impl Shim {
     /// streams when this returns.
     ///
     /// With [`types::shim::FIFO_SCHEME`]'s addresses it is forgotten by itself once it has ended and this
-    /// connection is closed; until then [`Self::exec_delete`] does it.
+    /// connection is closed; until then [`Self::exec_delete`] does it, and the oldest of many that ended
+    /// may be forgotten for a new one.
     ///
     /// # Errors
     /// [`ShimError`]; refused as a wrong argument: the process or an address.
@@ -146,7 +147,8 @@ impl Shim {
         Ok(())
     }
 
-    /// Makes the shim forget a process that has ended or was not started.
+    /// Makes the shim forget a process that has ended or was not started. What its terminal showed can
+    /// still be read from the FIFO.
     ///
     /// # Errors
     /// [`ShimError`]; refused as a wrong state: it runs.

@@ -553,16 +553,24 @@ async fn hundreds_of_processes_talk_at_once_and_leave_nothing() {
 async fn a_terminal_that_nobody_reads_holds_its_process_and_not_the_word_of_its_end() {
     let (host, shim) = running().await;
     let client = start(&host, &shim, "e", &["/bin/yes"], TERMINAL).await;
-    shim.exec_kill("c", "e", 9, false).await.expect("kill");
     let begun = Instant::now();
+    let full = || sys::rustix::io::ioctl_fionread(client.stdout.as_ref().expect("wanted")).expect("fionread");
+    while full() < 40_000 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} bytes", full());
+        tokio::task::yield_now().await;
+    }
+    shim.exec_kill("c", "e", 9, false).await.expect("kill");
     assert_eq!(shim.exec_wait("c", "e").await.expect("wait").code, 137);
     assert!(begun.elapsed() < Duration::from_secs(60));
-    // What was shown is still to be had.
-    let mut stdout = client.stdout;
-    let mut shown = until(&mut stdout, "y\r\ny\r\n").await.into_bytes();
+    // What was shown is still to be had, and the name is free again.
     shim.exec_delete("c", "e").await.expect("delete");
-    shown.extend(all(stdout).await);
+    assert!(shim.exec_wait("c", "e").await.expect_err("gone").is_not_found());
+    let again = start(&host, &shim, "e", &["/bin/true"], OUTPUTS).await;
+    assert_eq!(end(&shim, "e").await, 0);
+    let shown = all(client.stdout).await;
+    assert!(shown.len() > 40_000, "{}", shown.len());
     assert!(shown.chunks_exact(3).all(|line| line == b"y\r\n"));
+    drop(again);
     host.shutdown(shim).await;
 }
 

@@ -158,3 +158,22 @@ async fn hundreds_of_sessions_leave_nothing_and_an_idle_one_costs_little() {
     let host = Arc::into_inner(host).expect("nobody else has it");
     host.shutdown(shim).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_never_asks_for_ends_does_not_fill_the_shim() {
+    let host = Host::new();
+    let shim = host.spawn(false).await;
+    host.run(&shim, &Container::new("c", FOREVER)).await;
+    let kept = start(&host, &shim, "kept", FOREVER, OUTPUTS).await;
+    for number in 0..1100 {
+        let client = start(&host, &shim, &format!("e{number}"), &["/bin/true"], OUTPUTS).await;
+        all(client.stdout).await;
+    }
+    // The newest is remembered, the oldest is not, and what runs stays.
+    assert_eq!(end(&shim, "e1099").await, 0);
+    assert!(shim.exec_wait("c", "e0").await.expect_err("forgotten").is_not_found());
+    shim.exec_kill("c", "kept", 9, false).await.expect("runs");
+    assert_eq!(end(&shim, "kept").await, 137);
+    drop(kept);
+    host.shutdown(shim).await;
+}
