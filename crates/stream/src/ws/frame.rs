@@ -14,7 +14,7 @@ const HEAD_MAX: usize = 14;
 
 /// Which end of the connection we are: clients mask what they send, servers do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub enum Role {
     /// Who answered the upgrade.
     Server,
     /// Who asked for it.
@@ -23,7 +23,7 @@ pub(crate) enum Role {
 
 /// How the bytes of a message are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// UTF-8; what the base64 protocols send.
     Text,
     /// Anything.
@@ -31,11 +31,11 @@ pub(crate) enum Kind {
 }
 
 /// The payload of a control frame.
-pub(crate) type Payload = bytes::Bytes;
+pub type Payload = bytes::Bytes;
 
 /// What a peer sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Item {
+pub enum Item {
     /// A piece of a message.
     Data(Piece),
     /// To be answered with a pong of the same bytes.
@@ -48,29 +48,29 @@ pub(crate) enum Item {
 
 /// Why a peer is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Close {
+pub struct Close {
     /// Its code, if it gave one.
-    pub(crate) code: Option<u16>,
+    pub code: Option<u16>,
     /// Its words, at most 123 bytes.
-    pub(crate) reason: String,
+    pub reason: String,
 }
 
 /// A piece of a message: where it lies in the buffer that was decoded, already unmasked.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Piece {
+pub struct Piece {
     /// How the message is meant.
-    pub(crate) kind: Kind,
+    pub kind: Kind,
     /// Where the bytes are.
-    pub(crate) at: Range<usize>,
+    pub at: Range<usize>,
     /// Nothing of this message came before.
-    pub(crate) first: bool,
+    pub first: bool,
     /// Nothing of this message comes after.
-    pub(crate) last: bool,
+    pub last: bool,
 }
 
 /// Why a connection cannot go on; each is a protocol error (close code 1002).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FrameError {
+pub enum FrameError {
     /// Reserved bits without an extension, or a reserved opcode.
     #[error("websocket frame with reserved bits or a reserved opcode {0:#04x}")]
     Reserved(u8),
@@ -103,7 +103,7 @@ struct Frame {
 
 /// Where in a conversation a reader is.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     role: Role,
     frame: Option<Frame>,
     /// The message whose frames come, and whether a piece of it was given away.
@@ -120,7 +120,8 @@ const PONG: u8 = 10;
 
 impl Decoder {
     /// Reads what the other side of `role` sends.
-    pub(crate) fn new(role: Role) -> Decoder {
+    #[must_use]
+    pub fn new(role: Role) -> Decoder {
         Decoder { role, frame: None, message: None, control: Vec::new() }
     }
 
@@ -129,7 +130,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`FrameError`]: nothing after it means anything.
-    pub(crate) fn decode(&mut self, buf: &mut [u8]) -> Result<(usize, Option<Item>), FrameError> {
+    pub fn decode(&mut self, buf: &mut [u8]) -> Result<(usize, Option<Item>), FrameError> {
         let mut taken = 0;
         loop {
             if self.frame.is_none() {

@@ -12,7 +12,7 @@
 pub mod channels;
 pub(crate) mod end;
 mod forward;
-pub(crate) mod frame;
+pub mod frame;
 mod handshake;
 pub(crate) mod protocol;
 mod remote;
