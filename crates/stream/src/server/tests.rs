@@ -33,6 +33,10 @@ impl Rig {
     }
 
     async fn with(settings: Settings) -> Rig {
+        Rig::tls(settings, None).await
+    }
+
+    async fn tls(settings: Settings, tls: Option<Arc<rustls::ServerConfig>>) -> Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (tokens, local, count) = (Arc::<Tokens>::default(), Local::default(), Count::default());
@@ -41,7 +45,7 @@ impl Rig {
             let _ = stopped.await;
         };
         let (given, backend, counting) = (Arc::clone(&tokens), local.clone(), count.clone());
-        let serving = serve(listener, None, given, backend, settings, counting, stopped);
+        let serving = serve(listener, tls, given, backend, settings, counting, stopped);
         Rig { address, tokens, local, count, stop: Some(stop), served: tokio::spawn(serving) }
     }
 

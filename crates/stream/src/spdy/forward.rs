@@ -20,7 +20,9 @@ use tokio::{
 };
 
 /// How long is read on after the goodbye, so that it is not lost.
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(1);
+/// How long the connections of a session that is cut may take to tell their clients.
+const CUT: Duration = Duration::from_secs(3);
 
 /// Serves one client of port-forward, to the end of its connection.
 pub(crate) async fn forward<IO, B>(io: IO, forward: Forward, backend: B, life: Life)
@@ -127,8 +129,8 @@ impl<B: Backend> Pairs<B> {
                 () = self.life.stopped() => break,
             }
         }
-        // Each tells its own client.
-        let _ = timeout(LINGER, async { while self.running.join_next().await.is_some() {} }).await;
+        // Each tells its own client; one that does not read is left.
+        let _ = timeout(CUT, async { while self.running.join_next().await.is_some() {} }).await;
     }
 
     async fn take(&mut self, stream: Stream) {

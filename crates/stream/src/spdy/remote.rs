@@ -30,6 +30,8 @@ use tokio::{
 /// How long is read on after the last word: closing while something of the client is unread would be a
 /// reset, and that can take the last bytes away from it.
 const LINGER: Duration = Duration::from_secs(30);
+/// The same when the server ends.
+const LINGER_CUT: Duration = Duration::from_secs(1);
 /// Streams at a time of one client: those that it may have, and a mistake or two.
 const STREAMS: usize = 8;
 
@@ -86,9 +88,12 @@ where
     let mut reading = pin!(read(reader));
     let mut opened = Opened::default();
     let expected = Expected::new(version, want.streams());
-    let all = tokio::select! {
+    let missing = tokio::select! {
         () = &mut reading => return,
-        all = timeout(life.settings.creation, gather(&mut accepted, &expected, &mut opened)) => all.is_ok(),
+        all = timeout(life.settings.creation, gather(&mut accepted, &expected, &mut opened)) => {
+            all.err().map(|_| "timed out waiting for the client to create its streams")
+        }
+        () = life.stopped() => Some("the stream server ends"),
     };
     // Later streams are refused, without looking at their headers.
     drop(accepted);
@@ -108,20 +113,20 @@ where
     drop((error, stdout, stderr));
     let mut listening = pin!(listen(reading, inlet, stdin, resize));
     let session = async {
-        if all {
-            serve(&backend, &want, client, outlet, &life).await;
-        } else {
-            let text = "timed out waiting for the client to create its streams".to_owned();
-            client.finish(&Outcome::Failed(text)).await;
+        match missing {
+            None => serve(&backend, &want, client, outlet, &life).await,
+            Some(why) => {
+                let outcome = Outcome::Failed(why.to_owned());
+                // Who does not read gets no last word.
+                let _ = timeout(LINGER_CUT, client.finish(&outcome)).await;
+            }
         }
     };
     let mut session = pin!(session);
     tokio::select! {
         () = &mut session => {
-            tokio::select! {
-                _ = timeout(LINGER, listening) => {}
-                () = life.stopped() => {}
-            }
+            let linger = if *life.stop.borrow() { LINGER_CUT } else { LINGER };
+            let _ = timeout(linger, listening).await;
         }
         // The session notices by itself, without losing a process that is just being started.
         () = &mut listening => session.await,

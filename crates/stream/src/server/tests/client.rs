@@ -18,6 +18,7 @@ pub(super) const V4: &str = "v4.channel.k8s.io";
 /// Sends a request and returns the answer's head, and the connection if that is a 101.
 pub(super) async fn request(rig: &Rig, text: &str) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(rig.address).await.expect("connect");
+    stream.set_nodelay(true).expect("no delay");
     stream.write_all(text.as_bytes()).await.expect("request");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -56,6 +57,10 @@ impl Spdy {
         let reading = tokio::spawn(async move {
             let _ = reader.run().await;
         });
+        Spdy::of(connection, reading)
+    }
+
+    pub(super) fn of(connection: Connection, reading: JoinHandle<()>) -> Spdy {
         Spdy { connection, reading, next: 1 }
     }
 
@@ -76,7 +81,7 @@ impl Spdy {
     }
 
     /// Reads on until the server has closed its side.
-    pub(super) async fn is_over(self) {
+    pub(super) async fn ends(self) {
         self.reading.await.expect("read");
     }
 }
@@ -127,7 +132,7 @@ impl Session {
         let (stdout, stderr) = tokio::join!(whole(self.stdout), whole(self.stderr));
         let (word, is_whole) = self.error.all().await;
         assert!(is_whole, "the last word has an end");
-        self.spdy.is_over().await;
+        self.spdy.ends().await;
         (stdout, stderr, word)
     }
 

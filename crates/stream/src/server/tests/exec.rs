@@ -270,7 +270,7 @@ async fn when_the_server_ends_sessions_are_cut_with_a_message() {
     rig.stop.take().expect("running").send(()).expect("running");
     let status = session.status().await;
     assert!(status["message"].as_str().is_some_and(|text| text.contains("is cut")), "{status}");
-    waiting.is_over().await;
+    waiting.ends().await;
     (&mut rig.served).await.expect("served");
     rig.is_quiet().await;
 }
@@ -281,7 +281,7 @@ async fn a_panic_ends_its_own_session_alone() {
     let other = Session::new(&rig, &rig.exec(ALL, "cat"), V4, &[Stdin, Stdout, Stderr]).await;
     let path = rig.exec(OUTPUT, "panic");
     let broken = Session::new(&rig, &path, V4, &BOTH).await;
-    broken.spdy.is_over().await;
+    broken.spdy.ends().await;
     other.stdin.as_ref().expect("stdin").output.close().await;
     assert_eq!(other.status().await["status"], "Success");
     rig.is_quiet().await;

@@ -200,6 +200,6 @@ async fn when_the_server_ends_each_connection_is_told() {
     let _pod = listener.accept().await.expect("accept");
     rig.stop.take().expect("running").send(()).expect("running");
     assert!(text(&mut error).await.contains("is cut"));
-    spdy.is_over().await;
+    spdy.ends().await;
     (&mut rig.served).await.expect("served");
 }

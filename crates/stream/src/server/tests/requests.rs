@@ -110,3 +110,52 @@ async fn connections_are_bounded_and_the_next_one_waits() {
     first.connection.goodbye().await;
     third.await;
 }
+
+#[tokio::test]
+async fn sessions_work_over_tls_and_plain_clients_are_let_go() {
+    use crate::{
+        session::Channel,
+        spdy::{Role, connection},
+    };
+    let cert = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let key = rustls::pki_types::PrivateKeyDer::try_from(cert.signing_key.serialize_der()).expect("a key");
+    let chain = vec![cert.cert.der().clone()];
+    let server = rustls::ServerConfig::builder().with_no_client_auth();
+    let server = server.with_single_cert(chain, key).expect("a server");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.cert.der().clone()).expect("a root");
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let rig = Rig::tls(Settings::default(), Some(Arc::new(server))).await;
+
+    let mut plain = TcpStream::connect(rig.address).await.expect("connect");
+    let path = rig.exec(ALL, "cat");
+    plain.write_all(upgrade(&path, V4).as_bytes()).await.expect("request");
+    let mut nothing = Vec::new();
+    let _ = plain.read_to_end(&mut nothing).await;
+    assert!(!nothing.starts_with(b"HTTP"));
+
+    let plain = TcpStream::connect(rig.address).await.expect("connect");
+    let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect(name, plain).await.expect("TLS");
+    stream.write_all(upgrade(&path, V4).as_bytes()).await.expect("request");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("a head"));
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "));
+    let (connection, reader, _) = connection(stream, Role::Client, 0, crate::session::Activity::default());
+    let reading = tokio::spawn(async move {
+        let _ = reader.run().await;
+    });
+    let channels = [Channel::Stdin, Channel::Stdout, Channel::Stderr];
+    let session = super::client::Session::over(Spdy::of(connection, reading), &channels).await;
+    let stdin = session.stdin.as_ref().expect("stdin").output.clone();
+    let sent = vec![b'x'; 3_000_000];
+    let writing = async {
+        stdin.write(&sent).await.expect("write");
+        stdin.close().await;
+    };
+    let ((), (out, _, word)) = tokio::join!(writing, session.end());
+    assert!(out == sent && word.ends_with(b"\"Success\"}"));
+}

@@ -218,7 +218,7 @@ impl Raw {
     }
 
     /// The answer to what is wrong with a whole connection.
-    async fn is_let_go(mut self, last: u32) -> Broken {
+    async fn let_go(mut self, last: u32) -> Broken {
         self.hears(&frame::goaway(last, false)).await;
         let mut rest = Vec::new();
         self.io.read_to_end(&mut rest).await.expect("hear");
@@ -303,14 +303,14 @@ async fn after_the_seal_streams_are_refused_and_data_goes_on() {
 async fn wrong_frames_and_headers_end_the_connection_with_a_goodbye() {
     let mut raw = Raw::new();
     raw.say(&[0x80, 2, 0, 1, 0, 0, 0, 0]).await;
-    assert!(matches!(raw.is_let_go(0).await, Broken::Frame(FrameError::Version(2))));
+    assert!(matches!(raw.let_go(0).await, Broken::Frame(FrameError::Version(2))));
     let mut raw = Raw::new();
     raw.open(1).await;
     raw.say(&[0x80, 3, 0, 1, 0, 0xff, 0xff, 0xff]).await;
-    assert!(matches!(raw.is_let_go(1).await, Broken::Frame(FrameError::Long { .. })));
+    assert!(matches!(raw.let_go(1).await, Broken::Frame(FrameError::Long { .. })));
     let mut raw = Raw::new();
     raw.say(&frame::syn_stream(1, b"no zlib")).await;
-    assert!(matches!(raw.is_let_go(0).await, Broken::Headers(HeaderError::Zlib)));
+    assert!(matches!(raw.let_go(0).await, Broken::Headers(HeaderError::Zlib)));
 }
 
 #[tokio::test]
