@@ -130,6 +130,7 @@ pub(crate) fn further(joining: Joining<'_>) -> Infallible {
                 None
             }
         };
+        confine::label(&process)?;
         confine::become_user(&process, &root)?;
         Ok(terminal)
     })();
@@ -172,6 +173,7 @@ fn set_up(plan: &Plan, stdio: Stdio, entry: Entry) -> Result<Option<OwnedFd>, Fa
     hide::read_only(&root, &plan.readonly)?;
     hide::mask(&root, &plan.masked)?;
     root::finish(&root, &plan.root)?;
+    confine::label(&plan.process)?;
     confine::become_user(&plan.process, &root)?;
     Ok(terminal)
 }

@@ -190,6 +190,12 @@ pub struct Security {
     pub readonly_paths: Vec<String>,
     /// seccomp.
     pub seccomp: SeccompProfile,
+    /// AppArmor.
+    #[serde(default)]
+    pub apparmor: AppArmorProfile,
+    /// SELinux; `None` = nothing was asked for.
+    #[serde(default)]
+    pub selinux: Option<SelinuxLabel>,
 }
 
 /// `run_as_user` or `run_as_username`.
@@ -221,6 +227,31 @@ pub enum SeccompProfile {
     RuntimeDefault,
     /// A profile file of the host, absolute path.
     Localhost(PathBuf),
+}
+
+/// `SecurityProfile` for AppArmor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppArmorProfile {
+    /// Our default profile where the host has AppArmor; also what an absent profile means.
+    #[default]
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// A profile that is loaded on the host, by its name.
+    Localhost(String),
+}
+
+/// `SELinuxOption`: the parts of a label; an empty one is the default's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxLabel {
+    /// `system_u`
+    pub user: String,
+    /// `system_r`
+    pub role: String,
+    /// `container_t`
+    pub kind: String,
+    /// `s0:c1,c2`
+    pub level: String,
 }
 
 /// `NamespaceOption` of a container; network and ipc are always the pod's choice.

@@ -190,6 +190,42 @@ fn what_tells_about_the_whole_machine_is_hidden_with_the_requests_lists_and_with
 }
 
 #[test]
+fn profiles_of_security_modules_are_in_force_or_an_error() {
+    story(async {
+        let mut case = Case::new("lsm").await;
+        let apparmor = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|text| text.trim() == "Y");
+        let profile = |kind: cri::security_profile::ProfileType, name: &str| {
+            Some(cri::SecurityProfile { profile_type: kind.into(), localhost_ref: name.to_owned() })
+        };
+        let default = profile(cri::security_profile::ProfileType::RuntimeDefault, "");
+        let localhost = |name: &str| profile(cri::security_profile::ProfileType::Localhost, name);
+        let own = case.run(|_| {}).await;
+        let asked = case.run(|context| context.apparmor = default).await;
+        let current = "cat /proc/1/attr/apparmor/current 2>/dev/null || cat /proc/1/attr/current 2>/dev/null";
+        for container in [&own, &asked] {
+            let said = case.said(container, current).await;
+            assert_eq!(said.contains("peapod-default (enforce)"), apparmor, "{said}");
+        }
+        let at = "config.linux.security_context.apparmor.localhost_ref";
+        case.refused(|context| context.apparmor = localhost("peapod-no-such-profile"), at).await;
+        case.refused(|context| context.apparmor = localhost(""), at).await;
+        #[expect(deprecated, reason = "older clients send the profile as a string")]
+        let string = |context: &mut Context| context.apparmor_profile = "localhost/no-such".to_owned();
+        case.refused(string, at).await;
+        // A label means something on a node with SELinux only.
+        if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+            let labelled = |context: &mut Context| {
+                context.selinux_options =
+                    Some(cri::SeLinuxOption { level: "s0:c1,c2".to_owned(), ..Default::default() });
+            };
+            case.run(labelled).await;
+        }
+        case.daemon.end().await;
+    });
+}
+
+#[test]
 fn no_new_privs_is_as_asked() {
     story(async {
         let mut case = Case::new("nnp").await;

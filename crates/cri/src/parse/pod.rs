@@ -61,7 +61,7 @@ pub(crate) fn pod(config: Option<&cri::PodSandboxConfig>, handler: &str) -> Resu
 fn sandbox_security(field: &str, asked: &cri::LinuxSandboxSecurityContext) -> Result<SandboxSecurity, Bad> {
     let at = |name: &str| format!("{field}.{name}");
     security::selinux(&at("selinux_options"), asked.selinux_options.as_ref())?;
-    security::apparmor(&at("apparmor"), asked.apparmor.as_ref())?;
+    security::apparmor(&at("apparmor"), asked.apparmor.as_ref(), "")?;
     #[expect(deprecated, reason = "an older client names the profile in the deprecated field only")]
     security::seccomp(&at("seccomp"), asked.seccomp.as_ref(), &asked.seccomp_profile_path)?;
     security::groups(&at("supplemental_groups"), &asked.supplemental_groups)?;

@@ -4,15 +4,16 @@ use super::{Bad, text};
 use api::cri;
 use std::path::PathBuf;
 use types::{
-    container::{ContainerNamespaces, GroupsPolicy, PidMode, RunAs, SeccompProfile, Security},
+    container::{
+        AppArmorProfile, ContainerNamespaces, GroupsPolicy, PidMode, RunAs, SeccompProfile, Security,
+        SelinuxLabel,
+    },
     pod::{Namespaces, NsMode},
 };
 
 /// `LinuxContainerSecurityContext`.
 pub(super) fn container(field: &str, asked: &cri::LinuxContainerSecurityContext) -> Result<Security, Bad> {
     let at = |name: &str| format!("{field}.{name}");
-    selinux(&at("selinux_options"), asked.selinux_options.as_ref())?;
-    apparmor(&at("apparmor"), asked.apparmor.as_ref())?;
     let user = match (&asked.run_as_user, asked.run_as_username.as_str()) {
         (Some(_), name) if !name.is_empty() => {
             return Err(Bad::field(at("run_as_username"), "is given beside run_as_user: want one of them"));
@@ -44,6 +45,8 @@ pub(super) fn container(field: &str, asked: &cri::LinuxContainerSecurityContext)
         masked_paths: paths(&at("masked_paths"), &asked.masked_paths)?,
         readonly_paths: paths(&at("readonly_paths"), &asked.readonly_paths)?,
         seccomp: container_seccomp(field, asked)?,
+        apparmor: container_apparmor(field, asked)?,
+        selinux: selinux(&at("selinux_options"), asked.selinux_options.as_ref())?,
     })
 }
 
@@ -52,6 +55,16 @@ pub(super) fn container(field: &str, asked: &cri::LinuxContainerSecurityContext)
 fn container_seccomp(field: &str, asked: &cri::LinuxContainerSecurityContext) -> Result<SeccompProfile, Bad> {
     let profile = seccomp(&format!("{field}.seccomp"), asked.seccomp.as_ref(), &asked.seccomp_profile_path)?;
     Ok(if asked.privileged { SeccompProfile::Unconfined } else { profile })
+}
+
+/// A privileged container is not confined, whatever profile comes along (CRI comment).
+#[expect(deprecated, reason = "an older client names the profile in the deprecated field only")]
+fn container_apparmor(
+    field: &str,
+    asked: &cri::LinuxContainerSecurityContext,
+) -> Result<AppArmorProfile, Bad> {
+    let profile = apparmor(&format!("{field}.apparmor"), asked.apparmor.as_ref(), &asked.apparmor_profile)?;
+    Ok(if asked.privileged { AppArmorProfile::Unconfined } else { profile })
 }
 
 /// A user or group id: all of u32 but the last, which the kernel keeps for "no change".
@@ -115,25 +128,71 @@ pub(super) fn seccomp(
     }
 }
 
-/// AppArmor: this version confines nothing by it, and Status says so. A profile of the host's
-/// choice would be silently absent, so it is refused.
-pub(super) fn apparmor(field: &str, profile: Option<&cri::SecurityProfile>) -> Result<(), Bad> {
+/// `SecurityProfile` for AppArmor, or the deprecated string in its place. Whether a localhost profile is
+/// loaded is seen when the container is made.
+pub(super) fn apparmor(
+    field: &str,
+    profile: Option<&cri::SecurityProfile>,
+    deprecated: &str,
+) -> Result<AppArmorProfile, Bad> {
     use cri::security_profile::ProfileType;
-    match profile.map(|p| ProfileType::try_from(p.profile_type)) {
-        None | Some(Ok(ProfileType::RuntimeDefault | ProfileType::Unconfined)) => Ok(()),
-        Some(Ok(ProfileType::Localhost)) => Err(Bad::refused(field, "an AppArmor localhost profile")),
-        Some(Err(_)) => Err(Bad::field(format!("{field}.profile_type"), "is no type")),
+    // Older kubelets put what they had in a pod's annotation into the new field.
+    let localhost = |field: &str, name: &str| {
+        let name = text::bounded(field, name.strip_prefix("localhost/").unwrap_or(name), 1024)?;
+        if name.is_empty() || name == "unconfined" {
+            return Err(Bad::field(field, "wants the name of a profile"));
+        }
+        Ok(AppArmorProfile::Localhost(name))
+    };
+    match profile {
+        Some(profile) => match ProfileType::try_from(profile.profile_type) {
+            Ok(ProfileType::RuntimeDefault) => Ok(AppArmorProfile::RuntimeDefault),
+            Ok(ProfileType::Unconfined) => Ok(AppArmorProfile::Unconfined),
+            Ok(ProfileType::Localhost) => {
+                localhost(&format!("{field}.localhost_ref"), &profile.localhost_ref)
+            }
+            Err(_) => Err(Bad::field(
+                format!("{field}.profile_type"),
+                format!("{} is no type", profile.profile_type),
+            )),
+        },
+        None => match deprecated {
+            "" | "runtime/default" => Ok(AppArmorProfile::RuntimeDefault),
+            "unconfined" => Ok(AppArmorProfile::Unconfined),
+            other if other.starts_with("localhost/") => localhost(&format!("{field}_profile"), other),
+            other => Err(Bad::field(
+                format!("{field}_profile"),
+                format!("`{}` is not unconfined, runtime/default or localhost/NAME", text::short(other)),
+            )),
+        },
     }
 }
 
-/// SELinux labels are refused unless empty.
-pub(super) fn selinux(field: &str, options: Option<&cri::SeLinuxOption>) -> Result<(), Bad> {
-    match options {
-        Some(o) if !(o.user.is_empty() && o.role.is_empty() && o.r#type.is_empty() && o.level.is_empty()) => {
-            Err(Bad::refused(field, "an SELinux label"))
+/// The parts of a label, each one word that cannot become two parts. What they do is the host's to say.
+pub(super) fn selinux(
+    field: &str,
+    options: Option<&cri::SeLinuxOption>,
+) -> Result<Option<SelinuxLabel>, Bad> {
+    let Some(options) = options else { return Ok(None) };
+    let part = |name: &str, value: &str, more: &[u8]| {
+        let fine = value.len() <= 256
+            && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b) || more.contains(&b));
+        if fine {
+            Ok(value.to_owned())
+        } else {
+            Err(Bad::field(
+                format!("{field}.{name}"),
+                format!("`{}` is not a part of a label", text::short(value)),
+            ))
         }
-        Some(_) | None => Ok(()),
-    }
+    };
+    let label = SelinuxLabel {
+        user: part("user", &options.user, b"")?,
+        role: part("role", &options.role, b"")?,
+        kind: part("type", &options.r#type, b"")?,
+        level: part("level", &options.level, b":,")?,
+    };
+    Ok(Some(label).filter(|label| *label != SelinuxLabel::default()))
 }
 
 /// Only the node's user namespace, for now.

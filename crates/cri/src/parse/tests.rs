@@ -277,12 +277,27 @@ fn each_bad_field_of_a_container_is_named() {
         let spoil = security(|s| s.seccomp_profile_path = path.to_owned());
         container_refused(spoil, &format!("{at}.seccomp_profile_path"));
     }
-    container_refused(
-        security(|s| {
-            s.apparmor = Some(cri::SecurityProfile { profile_type: 2, localhost_ref: "p".to_owned() });
-        }),
-        &format!("{at}.apparmor"),
-    );
+    let apparmor = |name: &str| {
+        let profile = cri::SecurityProfile { profile_type: 2, localhost_ref: name.to_owned() };
+        security(|s| s.apparmor = Some(profile))
+    };
+    for name in ["", "localhost/", "unconfined", "a\nb"] {
+        container_refused(apparmor(name), &format!("{at}.apparmor.localhost_ref"));
+    }
+    for name in ["x", "localhost/", "Unconfined"] {
+        #[expect(deprecated, reason = "older clients send it")]
+        let spoil = security(|s| s.apparmor_profile = name.to_owned());
+        container_refused(spoil, &format!("{at}.apparmor_profile"));
+    }
+    for level in ["s0:c1,c2\n", "s0 c1", "s0\"", &"c".repeat(300)] {
+        let label = cri::SeLinuxOption { level: level.to_owned(), ..Default::default() };
+        container_refused(
+            security(|s| s.selinux_options = Some(label)),
+            &format!("{at}.selinux_options.level"),
+        );
+    }
+    let label = cri::SeLinuxOption { user: "a:b".to_owned(), ..Default::default() };
+    container_refused(security(|s| s.selinux_options = Some(label)), &format!("{at}.selinux_options.user"));
     container_refused(
         security(|s| {
             s.namespace_options = Some(cri::NamespaceOption { pid: 3, ..Default::default() });

@@ -1,7 +1,7 @@
 //! The bundle that a shim makes a container of: config.json, completed with what wants a look at the
 //! host, and the sources of bind mounts.
 
-use super::{blocking::failed, devices, pod, sources, volumes};
+use super::{blocking::failed, devices, lsm::Modules, pod, sources, volumes};
 use engine::host::{ContainerPlan, Fault, HostError, OciSpec, PodPlan, Result};
 use oci_spec::runtime::{Capabilities, Linux, LinuxSeccomp};
 use std::{
@@ -17,6 +17,7 @@ const CPUS: &str = "/sys/devices/system/cpu";
 /// Writes `config.json`; the directory is private, and replaced whole by the next try.
 pub(super) fn write(pod: &PodPlan, plan: &ContainerPlan, mut spec: OciSpec) -> Result<()> {
     complete(plan, &mut spec)?;
+    confine(plan, &mut spec)?;
     name_the_host(pod, &mut spec);
     sources::prepare(plan)?;
     mount_image_volumes(plan, &mut spec)?;
@@ -64,6 +65,17 @@ fn complete(plan: &ContainerPlan, spec: &mut OciSpec) -> Result<()> {
         linux.set_devices(Some(given.into_iter().map(|device| device.node).collect()));
     }
     spec.set_linux(Some(linux));
+    Ok(())
+}
+
+/// What the host's security modules shall do.
+fn confine(plan: &ContainerPlan, spec: &mut OciSpec) -> Result<()> {
+    let modules = Modules::of_the_host();
+    modules.check_label(plan)?;
+    let profile = modules.profile(plan)?;
+    if let Some(process) = spec.process_mut() {
+        process.set_apparmor_profile(profile);
+    }
     Ok(())
 }
 

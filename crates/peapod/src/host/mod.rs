@@ -8,6 +8,7 @@ mod bundle;
 mod container;
 mod devices;
 mod files;
+mod lsm;
 mod network;
 mod pod;
 mod shims;

@@ -119,8 +119,8 @@ pub(crate) fn features(args: Arguments) -> Result<u8, FrontError> {
                         "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
                     ]
                 },
-                "apparmor": { "enabled": false },
-                "selinux": { "enabled": false },
+                "apparmor": { "enabled": true },
+                "selinux": { "enabled": true },
                 "intelRdt": { "enabled": false },
                 "mountExtensions": { "idmap": { "enabled": true } },
                 "netDevices": { "enabled": false }

@@ -1,5 +1,6 @@
 //! What takes rights away from the process, and the exec.
 
+use super::mounts::detached;
 use crate::{
     failure::{Failure, Message, Step},
     plan::process::ProcessPlan,
@@ -11,7 +12,7 @@ use sys::{
     rustix::{
         self,
         fd::OwnedFd,
-        fs::{self, AtFlags, CWD, FileType, Mode, OFlags},
+        fs::{self, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags},
         io::Errno,
         thread::{
             set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
@@ -77,6 +78,37 @@ fn enter_cwd(process: &ProcessPlan, root: &RootFd) -> Result<(), Errno> {
     rustix::process::fchdir(root.resolve(relative(process), OFlags::PATH | OFlags::DIRECTORY)?)?;
     let shown = rustix::process::getcwd(Vec::new())?;
     if shown.as_bytes().starts_with(b"/") { Ok(()) } else { Err(Errno::NOENT) }
+}
+
+/// Names the AppArmor profile and the SELinux label that the exec begins: through a procfs of this process's
+/// own that is mounted nowhere, so that nothing in the container decides where it is written
+/// (CVE-2019-16884). While the rights are still there: the kernel wants the writer to be who opened.
+pub(super) fn label(process: &ProcessPlan) -> Result<(), Failure> {
+    if process.apparmor.is_none() && process.selinux.is_none() {
+        return Ok(());
+    }
+    let proc = detached(c"proc", c"proc", &[], 0).step("make a procfs for the labels")?;
+    if let Some(name) = &process.apparmor {
+        // Where several security modules are stacked, `attr/exec` is another's.
+        let text = format!("exec {name}");
+        match write_attribute(&proc, "thread-self/attr/apparmor/exec", &text) {
+            Err(Errno::NOENT) => write_attribute(&proc, "thread-self/attr/exec", &text),
+            done => done,
+        }
+        .step_with(|| format!("set process.apparmorProfile {name} (ENOENT: it is not loaded)"))?;
+    }
+    if let Some(label) = &process.selinux {
+        write_attribute(&proc, "thread-self/attr/exec", label)
+            .step_with(|| format!("set process.selinuxLabel {label}"))?;
+    }
+    Ok(())
+}
+
+fn write_attribute(proc: &OwnedFd, path: &str, text: &str) -> Result<(), Errno> {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = fs::openat2(proc, path, flags, Mode::empty(), how)?;
+    rustix::io::write(&file, text.as_bytes()).map(drop)
 }
 
 /// Finds the program, takes the last rights away and executes it. It does not come back: what went wrong is

@@ -40,6 +40,10 @@ pub(crate) struct ProcessPlan {
     /// Rows and columns of the terminal, if asked.
     pub(crate) console_size: Option<(u16, u16)>,
     pub(crate) seccomp: Option<Filter>,
+    /// The AppArmor profile from the exec on.
+    pub(crate) apparmor: Option<String>,
+    /// The SELinux label from the exec on.
+    pub(crate) selinux: Option<String>,
 }
 
 /// A seccomp program with the flags to load it with.
@@ -78,6 +82,8 @@ impl ProcessPlan {
                 (cut(size.height()), cut(size.width()))
             }),
             seccomp,
+            apparmor: apparmor(process)?,
+            selinux: selinux(process)?,
         })
     }
 }
@@ -120,11 +126,6 @@ pub(crate) fn absolute(field: &str, path: &std::path::Path) -> Result<PathBuf, R
 fn refuse(process: &Process) -> Result<(), RunnerError> {
     let asked = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let fields = [
-        (
-            "process.apparmorProfile",
-            asked(process.apparmor_profile()) && process.apparmor_profile().as_deref() != Some("unconfined"),
-        ),
-        ("process.selinuxLabel", asked(process.selinux_label())),
         ("process.commandLine", asked(process.command_line())),
         ("process.ioPriority", process.io_priority().is_some()),
         ("process.scheduler", process.scheduler().is_some()),
@@ -134,6 +135,28 @@ fn refuse(process: &Process) -> Result<(), RunnerError> {
     match fields.iter().find(|(_, asked)| *asked) {
         Some((field, _)) => Err(RunnerError::unsupported(*field, "")),
         None => Ok(()),
+    }
+}
+
+/// A name that is one line and no more than the kernel reads at once.
+fn one_line(field: &str, text: &str) -> Result<String, RunnerError> {
+    if text.len() > 4000 || text.chars().any(char::is_control) {
+        return Err(RunnerError::invalid(field, "it is not one line of at most 4000 bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+fn apparmor(process: &Process) -> Result<Option<String>, RunnerError> {
+    match process.apparmor_profile().as_deref() {
+        None | Some("" | "unconfined") => Ok(None),
+        Some(name) => one_line("process.apparmorProfile", name).map(Some),
+    }
+}
+
+fn selinux(process: &Process) -> Result<Option<String>, RunnerError> {
+    match process.selinux_label().as_deref() {
+        None | Some("") => Ok(None),
+        Some(label) => one_line("process.selinuxLabel", label).map(Some),
     }
 }
 
@@ -312,13 +335,13 @@ mod tests {
         );
         check(
             &|p| {
-                p.set_apparmor_profile(Some("x".to_owned()));
+                p.set_apparmor_profile(Some("x\nexec y".to_owned()));
             },
             "process.apparmorProfile",
         );
         check(
             &|p| {
-                p.set_selinux_label(Some("x".to_owned()));
+                p.set_selinux_label(Some("x\0".to_owned()));
             },
             "process.selinuxLabel",
         );

@@ -1,0 +1,263 @@
+//! Security modules of the host: AppArmor profiles and SELinux labels.
+//!
+//! | host | asked for | done |
+//! |---|---|---|
+//! | without AppArmor | RuntimeDefault or nothing | nothing, as with the peers |
+//! | | a localhost profile | an error |
+//! | with AppArmor | RuntimeDefault or nothing | [`DEFAULT`], which is loaded if it is not |
+//! | | a localhost profile | that one; an error if it is not loaded |
+//! | without SELinux | a label | nothing: there is nothing that it would mean something to |
+//! | with SELinux | a label | an error: this version sets none |
+//!
+//! A privileged container is confined by neither (CRI comment).
+
+use super::blocking::failed;
+use engine::host::{ContainerPlan, Fault, HostError, Result};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+use types::container::AppArmorProfile;
+
+/// The name of the profile that `RuntimeDefault` stands for.
+pub(super) const DEFAULT: &str = "peapod-default";
+/// Its text, for apparmor_parser(8).
+const TEXT: &str = include_str!("peapod-default.apparmor");
+/// Where the parser is; without it nothing is loaded, by nobody.
+const PARSERS: [&str; 3] = ["/sbin/apparmor_parser", "/usr/sbin/apparmor_parser", "/usr/bin/apparmor_parser"];
+/// The list of loaded profiles, at most.
+const LARGEST_LIST: u64 = 16 << 20;
+
+/// The modules of a machine; another root than `/` is a test's.
+#[derive(Clone, Debug)]
+pub(super) struct Modules {
+    root: PathBuf,
+}
+
+impl Modules {
+    /// Those of this machine.
+    pub(super) fn of_the_host() -> Modules {
+        Modules { root: PathBuf::from("/") }
+    }
+
+    fn has_apparmor(&self) -> bool {
+        let enabled = self.root.join("sys/module/apparmor/parameters/enabled");
+        fs::read_to_string(enabled).is_ok_and(|text| text.trim() == "Y")
+    }
+
+    fn has_selinux(&self) -> bool {
+        fs::symlink_metadata(self.root.join("sys/fs/selinux/enforce")).is_ok()
+    }
+
+    /// `name (mode)` in each line of the kernel's list.
+    fn is_loaded(&self, name: &str) -> Result<bool> {
+        let path = self.root.join("sys/kernel/security/apparmor/profiles");
+        let mut text = String::new();
+        fs::File::open(&path)
+            .and_then(|file| file.take(LARGEST_LIST).read_to_string(&mut text))
+            .map_err(failed(format!("cannot read {}", path.display())))?;
+        Ok(text.lines().any(|line| line.rsplit_once(" (").is_some_and(|(loaded, _)| loaded == name)))
+    }
+
+    /// The profile that the container's processes run under.
+    pub(super) fn profile(&self, plan: &ContainerPlan) -> Result<Option<String>> {
+        let security = &plan.spec.security;
+        if security.privileged {
+            return Ok(None);
+        }
+        const FIELD: &str = "config.linux.security_context.apparmor.localhost_ref";
+        match (&security.apparmor, self.has_apparmor()) {
+            (AppArmorProfile::Unconfined, _) | (AppArmorProfile::RuntimeDefault, false) => Ok(None),
+            (AppArmorProfile::Localhost(name), false) => Err(HostError::new(
+                format!("the AppArmor profile `{name}` cannot be used: this node has no AppArmor"),
+                Fault::Invalid(FIELD),
+            )),
+            (AppArmorProfile::Localhost(name), true) if self.is_loaded(name)? => Ok(Some(name.clone())),
+            (AppArmorProfile::Localhost(name), true) => Err(HostError::new(
+                format!("the AppArmor profile `{name}` is not loaded on this node"),
+                Fault::Invalid(FIELD),
+            )),
+            (AppArmorProfile::RuntimeDefault, true) => self.default_profile(),
+        }
+    }
+
+    /// Loaded at the first container that wants it, and again if somebody took it away.
+    fn default_profile(&self) -> Result<Option<String>> {
+        if self.is_loaded(DEFAULT)? {
+            return Ok(Some(DEFAULT.to_owned()));
+        }
+        let beneath = |path: &&str| self.root.join(path.trim_start_matches('/'));
+        let Some(parser) = PARSERS.iter().map(|path| beneath(path)).find(|path| path.is_file()) else {
+            tracing::warn!("no apparmor_parser: containers run without an AppArmor profile");
+            return Ok(None);
+        };
+        load(&parser)?;
+        Ok(Some(DEFAULT.to_owned()))
+    }
+
+    /// A label is not ignored where it would mean something.
+    pub(super) fn check_label(&self, plan: &ContainerPlan) -> Result<()> {
+        let security = &plan.spec.security;
+        if security.selinux.is_none() || security.privileged || !self.has_selinux() {
+            return Ok(());
+        }
+        Err(HostError::new(
+            "this version of peapod sets no SELinux labels",
+            Fault::Invalid("config.linux.security_context.selinux_options"),
+        ))
+    }
+}
+
+/// apparmor_parser(8): replaces what is there, reads no cache, which may be of another machine's features.
+fn load(parser: &Path) -> Result<()> {
+    const DOING: &str = "cannot load the default AppArmor profile";
+    let mut child = Command::new(parser)
+        .args(["--replace", "--skip-cache"])
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed(DOING))?;
+    let written = child.stdin.take().map(|mut stdin| stdin.write_all(TEXT.as_bytes()));
+    let output = child.wait_with_output().map_err(failed(DOING))?;
+    if output.status.success() {
+        return written.unwrap_or(Ok(())).map_err(failed(DOING));
+    }
+    let said: String = String::from_utf8_lossy(&output.stderr).chars().take(500).collect();
+    Err(HostError::new(format!("{DOING}: {}: {}", output.status, said.trim()), Fault::Internal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use types::container::{ContainerSpec, Security, SelinuxLabel};
+
+    /// A machine of files.
+    struct Fake(PathBuf);
+
+    impl Fake {
+        fn new(name: &str) -> Fake {
+            let root = std::env::temp_dir().join(format!("peapod-test-lsm-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&root).expect("a directory");
+            Fake(root)
+        }
+
+        fn put(&self, path: &str, text: &str) {
+            let path = self.0.join(path);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            fs::File::create(&path).and_then(|mut file| file.write_all(text.as_bytes())).expect("written");
+        }
+
+        fn with_apparmor(name: &str) -> Fake {
+            let fake = Fake::new(name);
+            fake.put("sys/module/apparmor/parameters/enabled", "Y\n");
+            fake.put("sys/kernel/security/apparmor/profiles", "own (enforce)\na b (complain)\n");
+            fake
+        }
+
+        fn profile(
+            &self,
+            asked: AppArmorProfile,
+            privileged: bool,
+        ) -> std::result::Result<Option<String>, String> {
+            let security = Security { apparmor: asked, privileged, ..Security::default() };
+            let modules = Modules { root: self.0.clone() };
+            modules.profile(&plan(security)).map_err(|error| error.to_string())
+        }
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            sys::tree::remove_path(&self.0).expect("removed");
+        }
+    }
+
+    fn plan(security: Security) -> ContainerPlan {
+        let pod = engine::pod::plan::plan(
+            &config::Config::default(),
+            types::PodId::from_random([1; 32]),
+            types::pod::PodSpec::default(),
+            engine::pod::plan::Facts::default(),
+            types::Timestamp(1),
+        );
+        let spec = ContainerSpec { security, ..ContainerSpec::default() };
+        let id = types::ContainerId::from_random([2; 32]);
+        let image = engine::host::ImageFacts::default();
+        engine::container::plan::plan(&pod.expect("a plan"), id, spec, image, types::Timestamp(2))
+            .expect("a plan")
+    }
+
+    fn localhost(name: &str) -> AppArmorProfile {
+        AppArmorProfile::Localhost(name.to_owned())
+    }
+
+    #[test]
+    fn without_apparmor_the_default_is_nothing_and_a_named_profile_is_an_error() {
+        let fake = Fake::new("none");
+        assert_eq!(fake.profile(AppArmorProfile::RuntimeDefault, false), Ok(None));
+        assert_eq!(fake.profile(AppArmorProfile::Unconfined, false), Ok(None));
+        let error = fake.profile(localhost("own"), false).expect_err("no AppArmor");
+        assert!(error.contains("this node has no AppArmor"), "{error}");
+        fake.put("sys/module/apparmor/parameters/enabled", "N\n");
+        assert_eq!(fake.profile(AppArmorProfile::RuntimeDefault, false), Ok(None));
+    }
+
+    #[test]
+    fn with_apparmor_a_profile_that_is_loaded_is_used_and_another_is_an_error() {
+        let fake = Fake::with_apparmor("some");
+        assert_eq!(fake.profile(localhost("own"), false), Ok(Some("own".to_owned())));
+        assert_eq!(fake.profile(localhost("a b"), false), Ok(Some("a b".to_owned())));
+        for absent in ["ow", "own (enforce)", "a", "b", "own/../own"] {
+            let error = fake.profile(localhost(absent), false).expect_err(absent);
+            assert!(error.contains("is not loaded"), "{error}");
+        }
+        assert_eq!(fake.profile(AppArmorProfile::Unconfined, false), Ok(None));
+        assert_eq!(fake.profile(localhost("own"), true), Ok(None), "a privileged one is not confined");
+    }
+
+    #[test]
+    fn the_default_profile_is_loaded_once_by_the_parser() {
+        let fake = Fake::with_apparmor("load");
+        let program = |script: &str| {
+            fake.put("sbin/apparmor_parser", script);
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(fake.0.join("sbin/apparmor_parser"), mode).expect("a mode");
+        };
+        let list = fake.0.join("sys/kernel/security/apparmor/profiles").display().to_string();
+        assert_eq!(fake.profile(AppArmorProfile::RuntimeDefault, false), Ok(None), "there is no parser");
+        program("#!/bin/sh\necho broken >&2\nexit 3\n");
+        let error = fake.profile(AppArmorProfile::RuntimeDefault, false).expect_err("it failed");
+        assert!(error.contains("broken"), "{error}");
+        program(&format!(
+            "#!/bin/sh\ntest \"$*\" = '--replace --skip-cache' || exit 9\n\
+             name=$(sed -n 's/^profile \\([a-z-]*\\) .*/\\1/p')\necho \"$name (enforce)\" >>{list}\n"
+        ));
+        let default = Ok(Some(DEFAULT.to_owned()));
+        assert_eq!(fake.profile(AppArmorProfile::RuntimeDefault, false), default);
+        program("#!/bin/sh\nexit 1\n");
+        assert_eq!(fake.profile(AppArmorProfile::RuntimeDefault, false), default, "it is there already");
+        assert_eq!(fake.profile(localhost(DEFAULT), false), default);
+    }
+
+    #[test]
+    fn a_label_is_refused_only_where_it_would_mean_something() {
+        let fake = Fake::new("selinux");
+        let label = Some(SelinuxLabel { level: "s0:c1,c2".to_owned(), ..SelinuxLabel::default() });
+        let check = |selinux: &Option<SelinuxLabel>, privileged| {
+            let security = Security { selinux: selinux.clone(), privileged, ..Security::default() };
+            Modules { root: fake.0.clone() }.check_label(&plan(security)).map_err(|error| error.fault)
+        };
+        assert_eq!(check(&label, false), Ok(()));
+        fake.put("sys/fs/selinux/enforce", "1");
+        assert_eq!(
+            check(&label, false),
+            Err(Fault::Invalid("config.linux.security_context.selinux_options"))
+        );
+        assert_eq!((check(&None, false), check(&label, true)), (Ok(()), Ok(())));
+    }
+}
