@@ -47,6 +47,8 @@ pub struct Config {
     pub exec: Exec,
     /// Exec, Attach and PortForward.
     pub streaming: Streaming,
+    /// What is told of events.
+    pub events: Events,
     /// Bounds.
     pub limits: Limits,
 }
@@ -170,6 +172,14 @@ pub struct Streaming {
     pub idle_timeout: u64,
 }
 
+/// `[events]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Events {
+    /// PodSandboxStatus tells `containers_statuses` and `timestamp`.
+    pub in_pod_status: bool,
+}
+
 /// `[limits]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -198,6 +208,7 @@ impl Default for Config {
             container: Container::default(),
             exec: Exec::default(),
             streaming: Streaming::default(),
+            events: Events::default(),
             limits: Limits::default(),
         }
     }

@@ -350,6 +350,7 @@ fn node(config: &Config, built: &Built) -> Node {
             "containers are not confined by AppArmor".to_owned(),
             "missing sources of mounts are made as directories (create_missing_mount_sources)".to_owned(),
         ],
+        statuses_in_pod_status: config.events.in_pod_status,
         stats: stats::Reader::new(),
     }
 }

@@ -20,6 +20,8 @@ pub struct Daemon {
     before: Tables,
     /// Further environment of the daemon, for instance a crash point.
     pub env: Vec<(String, String)>,
+    /// Further arguments of `peapod serve`, for instance a configuration file.
+    pub args: Vec<String>,
 }
 
 /// A program of the build that the test belongs to.
@@ -69,7 +71,7 @@ impl Daemon {
         let before = Tables::now(&dir, &tag);
         run("ip", &["netns", "add", &tag]);
         run("ip", &["-n", &tag, "link", "set", "lo", "up"]);
-        Daemon { dir, netns: tag, child: None, before, env: Vec::new() }
+        Daemon { dir, netns: tag, child: None, before, env: Vec::new(), args: Vec::new() }
     }
 
     /// Where its directories are.
@@ -128,6 +130,7 @@ impl Daemon {
             .args(["--cni-conf-dir", &path("cni").display().to_string()])
             .args(["--registry-dir", &path("certs.d").display().to_string()])
             .args(["--fallback-network", "bridge", "--log-level", "debug"])
+            .args(&self.args)
             .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor"))

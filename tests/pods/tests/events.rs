@@ -155,3 +155,27 @@ fn an_open_stream_does_not_keep_the_daemon_from_stopping() {
         daemon.end().await;
     });
 }
+
+#[test]
+fn a_pods_status_tells_its_containers_only_if_it_is_switched_on() {
+    story(async {
+        for on in [false, true] {
+            let mut daemon = Daemon::prepare("status");
+            let file = daemon.dir().join("config.toml");
+            std::fs::write(&file, format!("[events]\nin_pod_status = {on}\n")).expect("written");
+            daemon.args = vec!["--config".to_owned(), file.display().to_string()];
+            daemon.up().await;
+            let client = daemon.client();
+            client.load(pods::busybox_archive()).await.expect("loaded");
+            let config = pod("status", &daemon.cgroup(), &daemon.logs("status"));
+            let id = client.run_pod(&config).await.expect("a pod");
+            let container = client.run(&id, &config, &shell("c", "sleep 1000")).await.expect("runs");
+            let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id, verbose: false };
+            let answer = client.runtime().pod_sandbox_status(request).await.expect("a status").into_inner();
+            let told: Vec<_> = answer.containers_statuses.iter().map(|status| status.id.clone()).collect();
+            assert_eq!(told, if on { vec![container] } else { Vec::new() });
+            assert_eq!(answer.timestamp != 0, on);
+            daemon.end().await;
+        }
+    });
+}

@@ -27,6 +27,8 @@ pub struct Node {
     pub info: BTreeMap<String, String>,
     /// What an administrator should know and no condition says.
     pub remarks: Vec<String>,
+    /// PodSandboxStatus tells the containers' statuses and a timestamp, for the gate EventedPLEG.
+    pub statuses_in_pod_status: bool,
     /// Reads the figures of containers.
     pub stats: stats::Reader,
 }

@@ -3,9 +3,10 @@
 use super::Runtime;
 use crate::{parse, render, status};
 use api::cri;
-use engine::{Host, PodFilter, PodState, PodView};
+use engine::{ContainerFilter, Host, PodFilter, PodState, PodView};
 use std::{collections::BTreeMap, sync::Arc};
 use tonic::Status;
+use types::{Clock as _, SystemClock};
 
 impl<H: Host> Runtime<H> {
     pub(super) async fn run_pod(
@@ -39,13 +40,24 @@ impl<H: Host> Runtime<H> {
         request: &cri::PodSandboxStatusRequest,
     ) -> Result<cri::PodSandboxStatusResponse, Status> {
         let pod = self.engine.pod(&request.pod_sandbox_id).map_err(|error| status::of_engine(&error))?;
+        // With a timestamp a kubelet with EventedPLEG takes these statuses for all there are.
+        let (containers_statuses, timestamp) = match self.node.statuses_in_pod_status {
+            true => (self.statuses_of(&pod), SystemClock.now().0),
+            false => (Vec::new(), 0),
+        };
         Ok(cri::PodSandboxStatusResponse {
             status: Some(render::pod_status(&pod)),
             info: if request.verbose { render::pod_info(&pod) } else { BTreeMap::new() },
-            // With a timestamp a kubelet with EventedPLEG would take these statuses for all there are.
-            containers_statuses: Vec::new(),
-            timestamp: 0,
+            containers_statuses,
+            timestamp,
         })
+    }
+
+    /// The statuses of a pod's containers, as its events tell them.
+    fn statuses_of(&self, pod: &PodView) -> Vec<cri::ContainerStatus> {
+        let filter = ContainerFilter { pod: Some(pod.plan.id.to_string()), ..ContainerFilter::default() };
+        let containers = self.engine.containers(&filter);
+        containers.iter().map(|container| render::container_status(container, None)).collect()
     }
 
     pub(super) fn list_pods(&self, request: cri::ListPodSandboxRequest) -> cri::ListPodSandboxResponse {
