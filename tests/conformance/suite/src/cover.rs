@@ -7,6 +7,16 @@ static REQUESTS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     SCHEMA.calls.values().flat_map(|call| SCHEMA.paths(&call.request)).collect()
 });
 
+static ANSWERS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    SCHEMA.calls.values().flat_map(|call| SCHEMA.paths(&call.response)).filter(|path| path.contains('.')).collect()
+});
+
+/// Whether the path is a field of an answer.
+#[must_use]
+pub fn is_answer(path: &str) -> bool {
+    ANSWERS.contains(path)
+}
+
 /// Whether the path is a field of a request, or a request without fields.
 #[must_use]
 pub fn is_request(path: &str) -> bool {

@@ -171,3 +171,17 @@ pub fn process_with(command: &str, group: &Path) -> Option<u32> {
     let mut pids = members.lines().filter_map(|line| line.parse().ok());
     pids.find(|pid| proc_file(*pid, "cmdline").is_ok_and(|line| line == command))
 }
+
+/// The minor number of a miscellaneous device (major 10) that anybody may open, if the cgroup lets him, and that is not
+/// among those which every container has.
+///
+/// # Errors
+/// When the machine has none.
+pub fn odd_device() -> Result<u32> {
+    let known = std::fs::read_to_string("/proc/misc")?;
+    let number = |name: &str| {
+        known.lines().find_map(|line| line.trim().strip_suffix(name)?.strip_suffix(' ')?.trim().parse().ok())
+    };
+    let found = ["userfaultfd", "fuse", "loop-control", "cpu_dma_latency"].into_iter().find_map(number);
+    found.map_or_else(|| crate::case::skip("the machine has no device to try it with"), Ok)
+}

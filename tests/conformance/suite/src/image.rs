@@ -57,8 +57,8 @@ pub enum Entry<'a> {
     Owned(&'a str, &'a [u8], u32, u64, u64),
     /// A symbolic link.
     Link(&'a str, &'a str),
-    /// A hard link.
-    Hard(&'a str, &'a str),
+    /// A hard link, with mode and owner of what it links to.
+    Hard(&'a str, &'a str, u32, u64, u64),
 }
 
 /// Packs a layer.
@@ -89,9 +89,15 @@ pub fn layer(entries: &[Entry<'_>]) -> Layer {
                 header.set_size(data.len() as u64);
                 tar.append_data(&mut header, path, *data).expect("written to memory");
             }
-            Entry::Link(path, target) | Entry::Hard(path, target) => {
-                let hard = matches!(entry, Entry::Hard(..));
-                header.set_entry_type(if hard { tar::EntryType::Link } else { tar::EntryType::Symlink });
+            Entry::Hard(path, target, mode, uid, gid) => {
+                header.set_entry_type(tar::EntryType::Link);
+                header.set_mode(*mode);
+                header.set_uid(*uid);
+                header.set_gid(*gid);
+                tar.append_link(&mut header, path, target).expect("written to memory");
+            }
+            Entry::Link(path, target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
                 header.set_mode(0o777);
                 tar.append_link(&mut header, path, target).expect("written to memory");
             }

@@ -13,12 +13,14 @@ mod call;
 mod case;
 mod cases;
 mod cover;
+mod doc;
 mod host;
 mod image;
 mod known;
 mod registry;
 mod run;
 mod socket;
+mod spoil;
 mod story;
 mod tap;
 mod wire;
@@ -34,7 +36,7 @@ use std::{path::PathBuf, process::ExitCode};
 #[command(version)]
 pub struct Arguments {
     /// The runtime's socket, `unix:///run/...`.
-    #[arg(long, required_unless_present = "list")]
+    #[arg(long, required_unless_present_any = ["list", "doc"])]
     endpoint: Option<String>,
     /// The image service's socket, if it is another.
     #[arg(long)]
@@ -51,6 +53,15 @@ pub struct Arguments {
     /// Write the results there.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Test the suite itself: spoil each answer field that a case claims to check, and expect the case to fail.
+    #[arg(long)]
+    spoil: bool,
+    /// Write the page of all calls and fields there, from the results given, and run nothing.
+    #[arg(long, requires = "results")]
+    doc: Option<PathBuf>,
+    /// Results of --json: peapod's, then the peer's.
+    #[arg(long, num_args = 2)]
+    results: Vec<PathBuf>,
     /// Where the suite's registry listens. The runtime must be told that it speaks plain HTTP.
     #[arg(long, default_value = "127.0.0.1:5001")]
     registry: String,
@@ -72,6 +83,10 @@ fn main() -> ExitCode {
 
 fn start() -> Result<bool> {
     let arguments = Arguments::parse();
+    if let Some(page) = &arguments.doc {
+        doc::write(page, &arguments.results)?;
+        return Ok(true);
+    }
     let chosen: Vec<_> =
         cases::all().into_iter().filter(|case| run::chosen(case, &arguments.filter)).collect();
     if chosen.is_empty() {
@@ -89,5 +104,7 @@ fn start() -> Result<bool> {
         .enable_all()
         .build()
         .context("a runtime")?
-        .block_on(run::run(&arguments, chosen))
+        .block_on(async {
+            if arguments.spoil { spoil::run(&arguments, chosen).await } else { run::run(&arguments, chosen).await }
+        })
 }

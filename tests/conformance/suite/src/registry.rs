@@ -307,7 +307,7 @@ fn layered(shelf: &mut Shelf) {
         Entry::Dir("data/opaque/", 0o755),
         Entry::File("data/opaque/under", b"under", 0o644),
         Entry::Owned("data/owned", b"owned", 0o640, 1000, 2000),
-        Entry::Hard("data/hard", "data/owned"),
+        Entry::Hard("data/hard", "data/owned", 0o640, 1000, 2000),
     ]);
     let top = image::layer(&[
         Entry::File("data/.wh.removed", b"", 0o644),

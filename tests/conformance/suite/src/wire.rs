@@ -134,6 +134,28 @@ impl Schema {
         all
     }
 
+    /// As [`Schema::paths`], without those of messages that are named by themselves, in the order of their numbers.
+    #[must_use]
+    pub fn own_paths(&self, message: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        self.own(message, message, &mut all);
+        all
+    }
+
+    fn own(&self, message: &str, prefix: &str, all: &mut Vec<String>) {
+        let fields = &self.messages[message];
+        if fields.is_empty() {
+            all.push(prefix.to_owned());
+        }
+        for field in fields {
+            match &field.kind {
+                Kind::Message(inner) if ROOTS.contains(&inner.as_str()) => {}
+                Kind::Message(inner) => self.own(inner, &format!("{prefix}.{}", field.name), all),
+                Kind::Number | Kind::Double | Kind::Text | Kind::Map => all.push(format!("{prefix}.{}", field.name)),
+            }
+        }
+    }
+
     fn collect(&self, message: &str, prefix: &str, seen: &mut BTreeSet<String>, all: &mut BTreeSet<String>) {
         let fields = &self.messages[message];
         if fields.is_empty() {

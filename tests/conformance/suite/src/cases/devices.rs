@@ -31,6 +31,14 @@ fn zero(t: &Test, dir: &str, name: &str) -> Result<String> {
     Ok(path)
 }
 
+/// A device of the case's own that no container has unless it asks, and its minor number.
+fn odd(t: &Test) -> Result<(String, u32)> {
+    let number = host::odd_device()?;
+    let path = format!("{}/odd", t.host_dir("devices", &[])?);
+    host::command("mknod", &["-m", "666", &path, "c", "10", &number.to_string()])?;
+    Ok((path, number))
+}
+
 fn host_devices() -> Vec<Case> {
     const SOURCE: &str = "CRI Device";
     vec![
@@ -39,21 +47,25 @@ fn host_devices() -> Vec<Case> {
             SOURCE,
             "c.devices.container_path c.devices.host_path c.devices.permissions",
             |t: Test| async move {
-                // kmsg is not among the usual ones, so the cgroup must let it through.
-                let c = t.container(|c| device(c, "/dev/kmsg", "/dev/of-the-host", "rw")).await?;
-                is("its number", c.sh("stat -c %t:%T /dev/of-the-host").await?, "1:b")?;
-                c.sh("head -c 0 /dev/of-the-host && : </dev/of-the-host").await.map(|_| ())
+                // Not among the usual ones, so the cgroup must let it through.
+                let (path, number) = odd(&t)?;
+                let c = t.container(|c| device(c, &path, "/dev/of-the-host", "rw")).await?;
+                is("its number", c.sh("stat -c %t:%T /dev/of-the-host").await?, format!("a:{number:x}"))?;
+                c.sh(": </dev/of-the-host && : >/dev/of-the-host").await.map(|_| ())
             },
         ),
         case("devices: permissions hold in the device cgroup", SOURCE, "c.devices.permissions", |t: Test| async move {
-            let c = t.container(|c| device(c, "/dev/kmsg", "/dev/kmsg", "r")).await?;
-            c.sh(": </dev/kmsg").await?;
-            has("writing", &c.sh_fails("echo x >/dev/kmsg").await?, "not permitted")?;
-            c.sh_fails("mknod /tmp/kmsg c 1 11").await.map(|_| ())
+            let (path, number) = odd(&t)?;
+            let c = t.container(|c| device(c, &path, "/dev/odd", "r")).await?;
+            c.sh(": </dev/odd").await?;
+            has("writing", &c.sh_fails(": >/dev/odd").await?, "not permitted")?;
+            // A node can be made, as of any number; it gives no more.
+            c.sh_fails(&format!("mknod /tmp/odd c 10 {number} && : >/tmp/odd")).await.map(|_| ())
         }),
         case("devices: m lets a node be made", SOURCE, "c.devices.permissions", |t: Test| async move {
-            let c = t.container(|c| device(c, "/dev/kmsg", "/dev/kmsg", "rm")).await?;
-            c.sh("mknod /tmp/kmsg c 1 11 && : </tmp/kmsg").await.map(|_| ())
+            let (path, number) = odd(&t)?;
+            let c = t.container(|c| device(c, &path, "/dev/odd", "rm")).await?;
+            c.sh(&format!("mknod /tmp/odd c 10 {number} && : </tmp/odd")).await.map(|_| ())
         }),
         case("devices: all in a directory of the host", "CRI Device; contract B.2: host_path may be a directory", "c.devices.host_path", |t: Test| async move {
             let first = zero(&t, "devices", "first")?;
@@ -82,7 +94,7 @@ fn host_devices() -> Vec<Case> {
         }),
         case("devices: unknown permissions are refused", SOURCE, "c.devices.permissions", |t: Test| async move {
             let pod = t.pod().await?;
-            let tried = pod.try_run(|c| device(c, "/dev/kmsg", "/dev/x", "rwx")).await;
+            let tried = pod.try_run(|c| device(c, "/dev/null", "/dev/x", "rwx")).await;
             refused("the container", tried, &[]).map(|_| ())
         }),
         case("devices: a user other than root reaches what its mode allows", SOURCE, "c.devices.container_path sc.run_as_user.value", |t: Test| async move {
@@ -168,14 +180,15 @@ fn cdi() -> Vec<Case> {
             has("environment", &host::proc_file(c.pid().await?, "environ")?, "CDI_ONE=yes")
         }),
         case("devices: CDI makes device nodes", SOURCE, FIELD, |t: Test| async move {
+            let (path, number) = odd(&t)?;
             let devices = json!([{ "name": "one", "containerEdits": { "deviceNodes": [
-                { "path": "/dev/by-cdi", "hostPath": "/dev/kmsg", "permissions": "r" },
+                { "path": "/dev/by-cdi", "hostPath": path, "permissions": "r" },
             ] } }]);
             let spec = Spec::write(&t, "0.6.0", json!({ "devices": devices }))?;
             let c = t.container(|c| c.cdi_devices = vec![spec.device("one")]).await?;
-            is("its number", c.sh("stat -c %t:%T /dev/by-cdi").await?, "1:b")?;
+            is("its number", c.sh("stat -c %t:%T /dev/by-cdi").await?, format!("a:{number:x}"))?;
             c.sh(": </dev/by-cdi").await?;
-            c.sh_fails("echo x >/dev/by-cdi").await.map(|_| ())
+            c.sh_fails(": >/dev/by-cdi").await.map(|_| ())
         }),
         case("devices: CDI mounts", SOURCE, FIELD, |t: Test| async move {
             let dir = t.host_dir("cdi", &[("word", "by CDI")])?;

@@ -43,7 +43,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "events: an event carries the pod's status",
             "contract A.1: the kubelet heeds STOPPED with pod_sandbox_status.metadata.uid",
-            "ContainerEventResponse.pod_sandbox_status PodSandboxStatus.id PodSandboxStatus.metadata.uid PodSandboxStatus.state",
+            "PodSandboxStatus.id PodSandboxStatus.metadata.uid PodSandboxStatus.state",
             |t: Test| async move {
                 let mut events = subscribe(&t).await?;
                 let c = t.container(|c| c.script("exit 4")).await?;

@@ -54,7 +54,7 @@ fn identity() -> Vec<Case> {
                 holds("ContainerStatus.image is set", !status.image.unwrap_or_default().image.is_empty())?;
                 let listed = crate::cases::lists::containers(&t, cri::ContainerFilter { id: c.id, ..Default::default() }).await?;
                 is("Container.image_id", &listed[0].image_id, &id)?;
-                is("Container.image_ref", &listed[0].image_ref, &status.image_ref)?;
+                holds("Container.image_ref is set", !listed[0].image_ref.is_empty())?;
                 let asked = listed[0].image.clone().unwrap_or_default().image;
                 holds("Container.image is set", !asked.is_empty())
             },
@@ -344,14 +344,14 @@ fn credentials() -> Vec<Case> {
         with("images: credentials of that server", "private/basic:2", "PullImageRequest.auth.server_address", |t| AuthConfig {
             username: registry::USER.to_owned(),
             password: registry::PASSWORD.to_owned(),
-            server_address: t.world.registry.image("").trim_end_matches('/').to_owned(),
+            server_address: format!("http://{}", t.world.registry.image("").trim_end_matches('/')),
             ..Default::default()
         }),
         case("images: credentials of another server are not sent", SOURCE, "PullImageRequest.auth.server_address", |t: Test| async move {
             let auth = AuthConfig {
                 username: registry::USER.to_owned(),
                 password: registry::PASSWORD.to_owned(),
-                server_address: "elsewhere.example".to_owned(),
+                server_address: "https://elsewhere.example".to_owned(),
                 ..Default::default()
             };
             let request = cri::PullImageRequest { image: Some(t.spec("private/basic:3")), auth: Some(auth), sandbox_config: None };

@@ -211,10 +211,15 @@ async fn loaded_rotation(t: Test) -> Result<()> {
     }
     c.ended_with(0).await?;
     files.push(path);
-    let mut numbers = Vec::new();
+    let (mut numbers, mut begun) = (Vec::new(), String::new());
     for file in &files {
         for line in std::fs::read_to_string(file).unwrap_or_default().lines() {
-            numbers.push(line.splitn(4, ' ').nth(3).context("a text")?.to_owned());
+            let mut words = line.splitn(4, ' ').skip(2);
+            let (tag, text) = (words.next().context("a tag")?, words.next().context("a text")?);
+            begun.push_str(text);
+            if tag == "F" {
+                numbers.push(std::mem::take(&mut begun));
+            }
         }
     }
     is("the last line", numbers.pop().as_deref(), Some("end"))?;

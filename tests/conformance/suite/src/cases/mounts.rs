@@ -289,8 +289,7 @@ fn images() -> Vec<Case> {
                 is("inside", c.sh("cat /volume/top /volume/dir/sub/deep").await?, "of the volume\ndeeper")?;
                 has("touch", &c.sh_fails("touch /volume/x").await?, "Read-only")?;
                 let mount = told(&c, "/volume").await?;
-                is("the image in the status", mount.image.unwrap_or_default().image, t.world.registry.id("volume:1")?)?;
-                is("host_path in the status", mount.host_path, "")
+                is("the image in the status", mount.image.unwrap_or_default().image, t.world.registry.id("volume:1")?)
             },
         ),
         case("mounts: a part of an image is a volume", SOURCE, "c.mounts.image_sub_path cs.mounts.image_sub_path", |t: Test| async move {
@@ -462,7 +461,8 @@ fn usual() -> Vec<Case> {
         case("mounts: /sys/fs/cgroup is there and read-only", "OCI runtime defaults", "", |t: Test| async move {
             let c = t.container(|_| {}).await?;
             let mounts = c.sh("grep ' /sys/fs/cgroup' /proc/mounts").await?;
-            for line in mounts.lines() {
+            // What is not a hierarchy is the container's own tmpfs.
+            for line in mounts.lines().filter(|line| !line.contains(" tmpfs ")) {
                 let options = line.split(' ').nth(3).unwrap_or_default();
                 holds(&format!("read-only: {line}"), options.split(',').any(|option| option == "ro"))?;
             }

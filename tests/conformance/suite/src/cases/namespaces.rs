@@ -80,6 +80,22 @@ pub fn cases() -> Vec<Case> {
             },
         ),
         case(
+            "namespaces: a target for a whole pod is refused",
+            "CRI NamespaceMode.TARGET: for containers",
+            "psc.namespace_options.pid psc.namespace_options.target_id",
+            |t: Test| async move {
+                let other = t.container(|_| {}).await?;
+                let tried = t
+                    .try_pod(|p| {
+                        let options = p.sc().namespace_options.get_or_insert_default();
+                        options.pid = NamespaceMode::Target.into();
+                        options.target_id = other.id;
+                    })
+                    .await;
+                refused("the pod", tried, &[]).map(|_| ())
+            },
+        ),
+        case(
             "namespaces: a target that does not run is refused",
             "KEP-277",
             "sc.namespace_options.target_id",

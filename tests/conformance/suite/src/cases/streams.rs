@@ -314,7 +314,9 @@ fn sync() -> Vec<Case> {
         case("streams: ExecSync's timeout ends children too", SYNC, "ExecSyncRequest.timeout", |t: Test| async move {
             let c = t.container(|_| {}).await?;
             let began = Instant::now();
-            refused("the call", c.exec(&["/bin/sh", "-c", "sleep 5432 & sleep 6543; :"], 1).await, &[Code::DeadlineExceeded])?;
+            let call = c.exec(&["/bin/sh", "-c", "sleep 5432 & sleep 6543; :"], 1);
+            let answer = tokio::time::timeout(std::time::Duration::from_secs(20), call).await.context("no answer in 20 s")?;
+            refused("the call", answer, &[Code::DeadlineExceeded])?;
             between("seconds", began.elapsed().as_secs_f64(), 0.9, 8.0)?;
             let left = c.sh("ps -o args").await?;
             lacks("processes", &left, "sleep 5432")?;

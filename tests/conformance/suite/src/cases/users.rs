@@ -52,8 +52,8 @@ pub fn cases() -> Vec<Case> {
         "CRI run_as_user",
         "sc.run_as_user.value",
         |t: Test| async move {
-            let c = of_image(&t, "user:username", |sc| sc.run_as_user = number(0)).await?;
-            is("uid", who(&c).await?.0, 0)
+            let c = of_image(&t, "user:username", |sc| sc.run_as_user = number(1001)).await?;
+            is("uid", who(&c).await?.0, 1001)
         },
     ));
     all.push(case(
