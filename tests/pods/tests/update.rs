@@ -30,7 +30,7 @@ fn limits(daemon: &Daemon, container: &str) -> [String; 5] {
             quota,
             read("cpu", "cpu.weight"),
             read("memory", "memory.max"),
-            read("cpuset", "cpuset.cpus"),
+            read("cpuset", "cpuset.cpus.effective"),
         ]
     } else {
         [

@@ -1,7 +1,7 @@
 //! What limits are at the moment, in the kernel's own words, so that a change can be taken back.
 
 use super::plan;
-use crate::{Cgroup, CgroupError, Version};
+use crate::{Cgroup, CgroupError, Version, node::Node};
 use oci_spec::runtime::LinuxResources;
 use std::collections::BTreeSet;
 use sys::rustix::io::Errno;
@@ -54,9 +54,7 @@ pub(crate) fn restore(group: &Cgroup, settings: &[Setting]) -> Result<(), Cgroup
         let mut refused = None;
         left.retain(|setting| {
             let Some(node) = group.node(&setting.controller) else { return false };
-            // A write of no bytes does nothing: an empty list (v2's cpuset) is an empty line.
-            let content = if setting.content.is_empty() { "\n" } else { &setting.content };
-            match node.try_write(&setting.file, content) {
+            match write_back(&node, setting) {
                 Ok(()) => false,
                 Err(Errno::NOENT | Errno::NODEV) if node.is_there().is_ok_and(|there| !there) => false,
                 Err(errno) => {
@@ -71,6 +69,24 @@ pub(crate) fn restore(group: &Cgroup, settings: &[Setting]) -> Result<(), Cgroup
             Some(error) if left.len() == before => return Err(error),
             Some(_) => {}
         }
+    }
+}
+
+/// One of them, with the bare answer of the kernel.
+fn write_back(node: &Node<'_>, setting: &Setting) -> Result<(), Errno> {
+    if !setting.content.is_empty() {
+        return node.try_write(&setting.file, &setting.content);
+    }
+    // A write of no bytes does nothing: an empty list (v2's cpuset) is an empty line.
+    match node.try_write(&setting.file, "\n") {
+        // A group with processes cannot have its list emptied again (kernel/cgroup/cpuset.c,
+        // validate_change): what it had without one is what the group above has.
+        Err(Errno::NOSPC) => {
+            let above =
+                node.parent().ok_or(Errno::NOSPC)?.try_read(&format!("{}.effective", setting.file))?;
+            node.try_write(&setting.file, above.trim_end())
+        }
+        other => other,
     }
 }
 
