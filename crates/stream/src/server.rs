@@ -20,7 +20,7 @@ use crate::{
 use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
+    header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE},
 };
 use http_body_util::Full;
 use hyper::{
@@ -205,7 +205,6 @@ impl<B: Backend> Server<B> {
             .header_read_timeout(header)
             .max_header_size(HEAD)
             .max_headers(HEADERS)
-            .keep_alive(false)
             .serve_connection(TokioIo::new(transport), service)
             .with_upgrades()
             .await;
@@ -270,6 +269,8 @@ fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Here and not for all answers: beside an "Upgrade", Go's clients forget both (net/http:transfer.go).
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     for (name, value) in refusal.headers() {
         headers.append(name, value);
     }

@@ -13,7 +13,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 use stream::{Attach, Backend, BackendError, Control, Ended, Exec, Process, Size};
@@ -151,7 +151,7 @@ impl Backend for Shims {
         };
         let doing = "cannot run the command";
         lease.shim.exec(request).await.map_err(|e| refused(doing, &e))?;
-        let control = Run { lease, container: exec.container.clone(), exec: Some(name.clone()) };
+        let control = Run::new(lease, &exec.container, Some(name.clone()));
         let started = control.lease.shim.exec_start(&exec.container, &name).await;
         if let Err(error) = started {
             control.forget().await;
@@ -170,7 +170,7 @@ impl Backend for Shims {
             stderr: fifos.stderr(),
         };
         lease.shim.attach(request).await.map_err(|e| refused("cannot attach to the container", &e))?;
-        Ok(fifos.process(Run { lease, container: attach.container.clone(), exec: None }))
+        Ok(fifos.process(Run::new(lease, &attach.container, None)))
     }
 
     async fn dial(&self, netns: Option<&Path>, port: u16) -> Result<TcpStream, BackendError> {
@@ -180,19 +180,48 @@ impl Backend for Shims {
 
 /// A process of a shim.
 struct Run {
-    lease: Lease,
+    lease: Arc<Lease>,
     container: String,
     /// None for the container's own process.
     exec: Option<String>,
+    /// The shim knows it no more.
+    forgotten: AtomicBool,
 }
 
 impl Run {
+    fn new(lease: Lease, container: &str, exec: Option<String>) -> Run {
+        let forgotten = AtomicBool::new(false);
+        Run { lease: Arc::new(lease), container: container.to_owned(), exec, forgotten }
+    }
+
     /// What has ended need not be remembered; if that fails, the shim forgets it with our connection.
     async fn forget(&self) {
-        if let Some(exec) = &self.exec
-            && let Err(error) = self.lease.shim.exec_delete(&self.container, exec).await
-        {
-            tracing::debug!(%error, "a process is remembered by its shim");
+        if let Some(exec) = &self.exec {
+            self.forgotten.store(true, Ordering::Relaxed);
+            forget(&self.lease.shim, &self.container, exec).await;
+        }
+    }
+}
+
+async fn forget(shim: &Shim, container: &str, exec: &str) {
+    if let Err(error) = shim.exec_delete(container, exec).await {
+        tracing::debug!(%error, "a process is remembered by its shim");
+    }
+}
+
+impl Drop for Run {
+    /// A client that went before the end leaves a process that may outlive it: whenever it ends, the shim
+    /// is told to forget it.
+    fn drop(&mut self) {
+        let Some(exec) = self.exec.take().filter(|_| !*self.forgotten.get_mut()) else { return };
+        let (lease, container) = (Arc::clone(&self.lease), std::mem::take(&mut self.container));
+        // Without a runtime the server ends, and its connections tell the shim.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if lease.shim.exec_wait(&container, &exec).await.is_ok() {
+                    forget(&lease.shim, &container, &exec).await;
+                }
+            });
         }
     }
 }

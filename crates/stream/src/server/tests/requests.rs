@@ -38,6 +38,7 @@ async fn wrong_requests_are_answered_and_use_no_token_up() {
         let (got, head, body) = answer(&rig, &text).await;
         assert_eq!(got, status, "{text}{head}{body}");
         assert!(body.ends_with('\n') && body.len() > 20, "{body}");
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
         assert_eq!(
             head.contains("x-accepted-stream-protocol-versions: v4.channel.k8s.io"),
             status == 403,
@@ -56,6 +57,8 @@ async fn get_works_as_well_as_post_and_bytes_may_come_early() {
     let path = rig.exec(OUTPUT, "true");
     let (head, _) = request(&rig, &upgrade(&path, V4).replace("POST", "GET")).await;
     assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
+    // With a "close" in it Go drops the whole header, and its clients then find no upgrade.
+    assert!(head.to_ascii_lowercase().contains("\r\nconnection: upgrade\r\n"), "{head}");
     let path = rig.exec(OUTPUT, "true");
     let ping = crate::spdy::frame::ping(5);
     let mut stream = TcpStream::connect(rig.address).await.expect("connect");
