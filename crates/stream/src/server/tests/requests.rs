@@ -57,6 +57,7 @@ async fn get_works_as_well_as_post_and_bytes_may_come_early() {
     let path = rig.exec(OUTPUT, "true");
     let (head, _) = request(&rig, &upgrade(&path, V4).replace("POST", "GET")).await;
     assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
+    assert!(head.to_ascii_lowercase().contains("\r\nconnection: upgrade\r\n"), "{head}");
     // With a "close" in it Go drops the whole header, and its clients then find no upgrade.
     assert!(head.to_ascii_lowercase().contains("\r\nconnection: upgrade\r\n"), "{head}");
     let path = rig.exec(OUTPUT, "true");
