@@ -72,8 +72,10 @@ struct Inner {
 struct Writer {
     io: Box<dyn AsyncWrite + Send + Unpin>,
     headers: headers::Writer,
-    /// A frame is not whole: nothing can follow.
-    is_torn: bool,
+    /// The rest of a frame whose writer was dropped in the middle: it comes first.
+    rest: Vec<u8>,
+    /// Nothing can be written any more.
+    is_broken: bool,
 }
 
 struct Streams {
@@ -138,7 +140,12 @@ where
 {
     let (read, write) = tokio::io::split(io);
     let (accepted, accept) = mpsc::channel(ACCEPTED);
-    let writer = Writer { io: Box::new(write), headers: headers::Writer::default(), is_torn: false };
+    let writer = Writer {
+        io: Box::new(write),
+        headers: headers::Writer::default(),
+        rest: Vec::new(),
+        is_broken: false,
+    };
     let inflater = match role {
         Role::Server => Some(Box::default()),
         // Replies' headers say nothing.
@@ -227,24 +234,60 @@ impl Connection {
 }
 
 impl Writer {
-    /// Writes a frame: its head, and what it carries, without copying.
-    async fn frame(&mut self, mut head: &[u8], mut payload: &[u8]) -> io::Result<()> {
-        if std::mem::replace(&mut self.is_torn, true) {
+    /// Writes a frame: its head, and what it carries, without copying. A frame is whole or not there, also
+    /// if this is dropped in the middle: a connection goes on when one of its streams does not.
+    async fn frame(&mut self, head: &[u8], payload: &[u8]) -> io::Result<()> {
+        if self.is_broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        while !head.is_empty() {
-            let parts = [IoSlice::new(head), IoSlice::new(payload)];
-            let written = self.io.write_vectored(&parts).await?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            let of_head = written.min(head.len());
-            (head, payload) = (&head[of_head..], &payload[written - of_head..]);
+        let written = self.try_frame(head, payload).await;
+        self.is_broken = written.is_err();
+        written
+    }
+
+    async fn try_frame(&mut self, head: &[u8], payload: &[u8]) -> io::Result<()> {
+        while !self.rest.is_empty() {
+            let written = some(self.io.write(&self.rest).await?)?;
+            self.rest.drain(..written);
         }
-        self.io.write_all(payload).await?;
-        self.io.flush().await?;
-        self.is_torn = false;
-        Ok(())
+        let mut frame = Unsent { writer: self, head, payload, is_begun: false };
+        while !frame.is_sent() {
+            let parts = [IoSlice::new(frame.head), IoSlice::new(frame.payload)];
+            let written = some(frame.writer.io.write_vectored(&parts).await?)?;
+            frame.is_begun = true;
+            let of_head = written.min(frame.head.len());
+            frame.head = &frame.head[of_head..];
+            frame.payload = &frame.payload[written - of_head..];
+        }
+        drop(frame);
+        self.io.flush().await
+    }
+}
+
+/// What a write has written, if anything.
+fn some(written: usize) -> io::Result<usize> {
+    if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) }
+}
+
+/// A frame that is being written.
+struct Unsent<'a> {
+    writer: &'a mut Writer,
+    head: &'a [u8],
+    payload: &'a [u8],
+    is_begun: bool,
+}
+
+impl Unsent<'_> {
+    fn is_sent(&self) -> bool {
+        self.head.is_empty() && self.payload.is_empty()
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if self.is_begun && !self.is_sent() {
+            self.writer.rest = [self.head, self.payload].concat();
+        }
     }
 }
 

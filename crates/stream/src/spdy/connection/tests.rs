@@ -339,3 +339,36 @@ async fn frames_that_come_byte_by_byte_are_the_same() {
     assert_eq!(stream.headers.get("port"), Some("80"));
     assert_eq!(stream.all().await, (b"abc".to_vec(), true));
 }
+
+#[tokio::test]
+async fn a_writer_that_is_dropped_in_the_middle_leaves_whole_frames() {
+    let (mut io, far) = duplex(100);
+    let (server, _running, mut accepted) = end(far, Role::Server);
+    let mut headers = HeaderWriter::default();
+    for id in [1, 3] {
+        let block = headers.block(&[]);
+        io.write_all(&frame::syn_stream(id, &block)).await.expect("say");
+    }
+    let (first, second) = (accepted.recv().await.expect("first"), accepted.recv().await.expect("second"));
+    let write = first.output.write(&[1; 1000]);
+    tokio::select! {
+        biased;
+        _ = write => panic!("there is no room"),
+        () = tokio::task::yield_now() => {}
+    }
+    let writing = tokio::spawn(async move {
+        second.output.write(&[2; 10]).await.expect("write");
+        server.goodbye().await;
+    });
+    let mut all = Vec::new();
+    io.read_to_end(&mut all).await.expect("hear");
+    writing.await.expect("join");
+    let expected = [
+        &frame::data(1, false, 1000)[..],
+        &[1; 1000],
+        &frame::data(3, false, 10),
+        &[2; 10],
+        &frame::goaway(3, true),
+    ];
+    assert_eq!(all, expected.concat());
+}
