@@ -3,7 +3,7 @@
 
 #[cfg(test)]
 #[path = "../../../fuzz/src/stream_targets.rs"]
-mod stream_targets;
+pub mod stream_targets;
 
 #[cfg(test)]
 mod tests {

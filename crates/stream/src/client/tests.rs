@@ -6,7 +6,7 @@ use crate::{
     server::{Count, serve},
     ticket::{Attach, Exec, Forward, Streams, Ticket},
     tokens::{Kind, Tokens},
-    ws::tests::{ALL, Fake, pattern},
+    ws::tests::{ALL, Fake, pattern, soon},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use std::{path::Path, sync::Arc};
@@ -71,7 +71,7 @@ impl Server {
 async fn all(output: &mut Output) -> (Vec<u8>, Vec<u8>, Outcome) {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     loop {
-        match output.next().await {
+        match soon(output.next()).await {
             Said::Stdout(bytes) => stdout.extend_from_slice(&bytes),
             Said::Stderr(bytes) => stderr.extend_from_slice(&bytes),
             Said::End(outcome) => {
@@ -164,14 +164,14 @@ async fn a_forwarded_connection_is_closed_half_by_half() {
     user.write_all(b"question").await.expect("sent");
     user.shutdown().await.expect("half-closed");
     let mut question = String::new();
-    there.read_to_string(&mut question).await.expect("an end");
+    soon(there.read_to_string(&mut question)).await.expect("an end");
     assert_eq!(question, "question");
     let answering = tokio::spawn(async move { there.write_all(&pattern(0, 5 << 20)).await });
     let mut answer = Vec::new();
-    user.read_to_end(&mut answer).await.expect("an end");
+    soon(user.read_to_end(&mut answer)).await.expect("an end");
     assert!(answer == pattern(0, 5 << 20), "{} bytes", answer.len());
     answering.await.expect("answered").expect("sent");
-    forwarding.await.expect("a task").expect("forwarded");
+    soon(forwarding).await.expect("a task").expect("forwarded");
 }
 
 #[tokio::test]
@@ -186,14 +186,14 @@ async fn when_the_pod_ends_first_the_user_may_still_send() {
     there.write_all(b"hello").await.expect("sent");
     there.shutdown().await.expect("half-closed");
     let mut hello = String::new();
-    user.read_to_string(&mut hello).await.expect("an end");
+    soon(user.read_to_string(&mut hello)).await.expect("an end");
     assert_eq!(hello, "hello");
     user.write_all(b"late").await.expect("sent");
     drop(user);
     let mut late = String::new();
-    there.read_to_string(&mut late).await.expect("an end");
+    soon(there.read_to_string(&mut late)).await.expect("an end");
     assert_eq!(late, "late");
-    forwarding.await.expect("a task").expect("forwarded");
+    soon(forwarding).await.expect("a task").expect("forwarded");
 }
 
 #[tokio::test]

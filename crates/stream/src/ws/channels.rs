@@ -192,11 +192,15 @@ mod tests {
     #[test]
     fn what_is_not_base64_is_refused() {
         for message in ["0Zm9", "0Zm9v=", "0****", "0Zg==Zg==", "0Zm9v\u{e9}aa"] {
-            assert_eq!(
-                parse(Protocol::V4Base64, message.as_bytes()),
-                Err(ChannelError::Base64(0)),
-                "{message}"
-            );
+            let wrong = Err(ChannelError::Base64(0));
+            assert_eq!(parse(Protocol::V4Base64, message.as_bytes()), wrong, "{message}");
+            for cut in 0..message.len() {
+                let (first, rest) = message.as_bytes().split_at(cut);
+                let mut messages = Messages::new(Protocol::V4Base64);
+                let said = messages.piece(Bytes::copy_from_slice(first), false);
+                let said = said.and_then(|_| messages.piece(Bytes::copy_from_slice(rest), true));
+                assert_eq!(said, wrong, "{message} cut at {cut}");
+            }
         }
         assert_eq!(parse(Protocol::V4Base64, b"\x01Zm9v"), Err(ChannelError::Digit(1)));
     }

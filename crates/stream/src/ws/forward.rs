@@ -99,7 +99,10 @@ where
         let (backend, forward, life) = (backend.clone(), forward.clone(), life.clone());
         let activity = activity.clone();
         connections.spawn(async move {
-            let dialled = dial(&backend, &forward, port).await;
+            let dialled = tokio::select! {
+                dialled = dial(&backend, &forward, port) => dialled,
+                () = life.stopped() => Err(format!("the stream server ends: no connection to port {port}")),
+            };
             connection(&peer, from, port, dialled, &activity, &life).await
         });
     }

@@ -71,7 +71,7 @@ async fn each_port_has_two_channels_that_begin_with_its_number() {
         }
         assert_eq!(raw.transcript().await.code(), Some(1000), "both are over: {protocol:?}");
         drop(raw);
-        served.await.expect("served");
+        soon(served).await.expect("served");
     }
 }
 
@@ -101,7 +101,7 @@ async fn a_refused_port_is_told_and_the_others_go_on() {
         assert!(all.said[&4].ends_with(b"pong"), "{protocol:?}: {all:?}");
         assert_eq!(all.code(), Some(1000));
         drop(raw);
-        served.await.expect("served");
+        soon(served).await.expect("served");
     }
 }
 
@@ -125,7 +125,7 @@ async fn over_v5_each_side_may_end_first_and_the_other_goes_on() {
     assert!(all.said[&0][2..] == pattern(0, 3 << 20)[..], "the answer is whole");
     assert_eq!(all.closed, [0, 1]);
     assert_eq!(all.code(), Some(1000));
-    served.await.expect("served");
+    soon(served).await.expect("served");
 
     let (listener, port) = self::listener().await;
     let (mut raw, served) = session(Protocol::V5, &[port]);
@@ -139,7 +139,7 @@ async fn over_v5_each_side_may_end_first_and_the_other_goes_on() {
     pod.read_to_string(&mut late).await.expect("the end");
     assert_eq!(late, "late");
     assert_eq!(raw.transcript().await.closed, [1]);
-    served.await.expect("served");
+    soon(served).await.expect("served");
 }
 
 async fn next(raw: &mut Raw) -> Said {
@@ -164,7 +164,7 @@ async fn over_v4_what_the_client_still_sends_is_delivered_until_it_pauses() {
     pod.read_to_string(&mut late).await.expect("the end");
     assert_eq!(late, "late");
     assert_eq!(raw.transcript().await.code(), Some(1000));
-    served.await.expect("served");
+    soon(served).await.expect("served");
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn what_is_not_the_clients_to_say_ends_the_session_with_a_reason() {
         );
         assert_eq!(pod.read(&mut [0; 8]).await.expect("the end"), 0, "the connection into the pod goes, too");
         drop(raw);
-        served.await.expect("served");
+        soon(served).await.expect("served");
     }
 }
 
@@ -199,7 +199,7 @@ async fn ports_that_do_not_fit_are_refused_by_number() {
         let close = raw.transcript().await.close;
         assert_eq!(close, Some(Close { code: Some(1008), reason: reason.to_owned() }));
         drop(raw);
-        served.await.expect("served");
+        soon(served).await.expect("served");
     }
     for (protocol, ports) in [(Protocol::V5, 127), (Protocol::V4Base64, 40)] {
         let (mut raw, _served) = session(protocol, &vec![0; ports]);
@@ -227,7 +227,7 @@ async fn a_client_may_vanish_after_any_byte_and_the_pod_sees_the_end() {
         let mut bytes = Vec::new();
         // A reset is an end, too.
         let _ = pod.read_to_end(&mut bytes).await;
-        served.await.expect("served");
+        soon(served).await.expect("served");
     }
     while tokio::runtime::Handle::current().metrics().num_alive_tasks() > 0 {
         tokio::task::yield_now().await;
@@ -265,8 +265,8 @@ async fn many_bytes_go_into_a_pod_and_out_of_it() {
             }
         }
     };
-    tokio::join!(talk, hear);
+    soon(async { tokio::join!(talk, hear) }).await;
     assert_eq!(pod.await.expect("a pod").expect("copied"), TOTAL as u64);
     drop((reader, write));
-    served.await.expect("served");
+    soon(served).await.expect("served");
 }

@@ -27,6 +27,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf},
@@ -36,6 +37,7 @@ use tokio::{
     },
     sync::watch,
     task::JoinHandle,
+    time::timeout,
 };
 
 /// All streams, without a terminal.
@@ -140,9 +142,12 @@ impl Fake {
 
     /// Waits until no process is left.
     pub(crate) async fn all_ended(&self) {
-        while self.alive.load(Ordering::SeqCst) > 0 {
-            tokio::task::yield_now().await;
-        }
+        soon(async {
+            while self.alive.load(Ordering::SeqCst) > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 }
 
@@ -242,6 +247,11 @@ pub(crate) const TEXT: u8 = 0x81;
 pub(crate) const PING: u8 = 0x89;
 pub(crate) const CLOSE: u8 = 0x88;
 
+/// What must come soon; a test that waits for ever tells nothing.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(60), what).await.expect("it comes within a minute")
+}
+
 /// A client that says what it is told to.
 pub(crate) struct Raw {
     pub(crate) reader: Reader<ReadHalf<DuplexStream>>,
@@ -304,7 +314,7 @@ impl Raw {
     /// The next piece of a message.
     pub(crate) async fn hear(&mut self) -> Option<(u8, Bytes)> {
         loop {
-            match self.reader.next().await {
+            match soon(self.reader.next()).await {
                 Ok(Received::Piece { bytes, last, .. }) => match self.messages.piece(bytes, last) {
                     Ok(Some(Said::Data { channel, bytes })) => return Some((channel, bytes)),
                     Ok(_) => {}
@@ -320,7 +330,7 @@ impl Raw {
     pub(crate) async fn transcript(&mut self) -> Transcript {
         let mut all = Transcript::default();
         loop {
-            match self.reader.next().await {
+            match soon(self.reader.next()).await {
                 Ok(Received::Piece { bytes, last, kind }) => {
                     if all.kinds.is_empty() {
                         let first = bytes.first().copied();

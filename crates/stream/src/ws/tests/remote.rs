@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::ws::{protocol::PROTOCOLS_REMOTE, remote::serve_remote};
-use std::time::Duration;
 
 /// A session of a program; whoever awaits the handle knows that the server has let go of it.
 fn session(protocol: Protocol, want: Want, holds: usize) -> (Raw, Fake, JoinHandle<()>) {
@@ -33,7 +32,7 @@ async fn every_protocol_carries_all_streams_and_the_exit_code() {
             raw.raw(&frame(CLOSE, &1000_u16.to_be_bytes())).await;
             assert_eq!(raw.transcript().await.code(), Some(1000), "{protocol:?}");
         }
-        served.await.expect("served");
+        soon(served).await.expect("served");
         fake.all_ended().await;
     }
 }
@@ -54,7 +53,7 @@ async fn the_end_is_a_status_or_a_text_as_the_protocol_has_it() {
             assert_eq!(all.text(3), "command terminated with non-zero exit code: exit status 7");
         }
         assert_eq!(all.code(), Some(1000));
-        served.await.expect("served");
+        soon(served).await.expect("served");
 
         let (mut raw, _, _served) = session(protocol, exec(&["true"], ALL), 1 << 16);
         let success = if protocol.has_status() { r#""status":"Success""# } else { "" };
@@ -84,7 +83,7 @@ async fn a_command_that_cannot_start_is_told_and_leaves_nothing() {
         let all = raw.transcript().await;
         assert!(all.text(3).contains("InternalError") && all.text(3).contains("no such file: missing"));
         assert_eq!(all.code(), Some(1000));
-        served.await.expect("served");
+        soon(served).await.expect("served");
         fake.all_ended().await;
     }
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
@@ -119,7 +118,7 @@ async fn what_is_not_the_clients_to_say_ends_the_session_with_a_reason() {
         let all = raw.transcript().await;
         assert_eq!(all.close, Some(Close { code: Some(code), reason }));
         drop(raw);
-        served.await.expect("served");
+        soon(served).await.expect("served");
         fake.all_ended().await;
     }
 }
@@ -137,7 +136,7 @@ async fn what_the_session_does_not_have_is_passed_over() {
     let all = raw.transcript().await;
     assert_eq!(all.said[&1], pattern(0, 10));
     assert!(all.text(3).contains("Success"));
-    served.await.expect("served");
+    soon(served).await.expect("served");
 }
 
 #[tokio::test]
@@ -150,9 +149,12 @@ async fn of_a_flood_of_sizes_the_last_is_set_and_garbage_harms_nothing() {
         raw.say(4, rest.as_bytes()).await;
     }
     let last = Size { width: 5000, height: 24 };
-    while fake.sizes.lock().expect("lock").last() != Some(&last) {
-        tokio::task::yield_now().await;
-    }
+    soon(async {
+        while fake.sizes.lock().expect("lock").last() != Some(&last) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     raw.say(4, b"{\"Width\":[[[[\"").await;
     raw.say(4, &vec![b'['; 1 << 20]).await;
     raw.say(4, br#"{"Width":1,"Height":1}"#).await;
@@ -206,7 +208,7 @@ async fn a_message_of_any_size_passes_and_little_of_it_is_held() {
     raw.end(0).await;
     let all = raw.transcript().await;
     assert!(all.text(3).contains("Success"), "{}", all.text(3));
-    served.await.expect("served");
+    soon(served).await.expect("served");
 }
 
 #[tokio::test]
@@ -225,7 +227,7 @@ async fn a_slow_reader_holds_the_process_up_and_gets_every_byte() {
             assert!(ahead < 400 << 10, "{ahead} bytes wait for the client");
         }
         assert!(raw.transcript().await.text(3).contains("Success"));
-        served.await.expect("served");
+        soon(served).await.expect("served");
     }
 }
 
@@ -253,9 +255,9 @@ async fn bytes_go_both_ways_at_once() {
             }
         }
     };
-    tokio::join!(talk, hear);
+    soon(async { tokio::join!(talk, hear) }).await;
     drop((reader, write));
-    served.await.expect("served");
+    soon(served).await.expect("served");
 }
 
 /// A small session, byte by byte.
@@ -280,7 +282,7 @@ async fn a_client_may_vanish_after_any_byte_and_leaves_nothing() {
             let (mut raw, fake, served) = session(Protocol::V5, exec(&[command], ALL), 8 << 10);
             raw.raw(&script[..cut]).await;
             drop(raw);
-            served.await.expect("served");
+            soon(served).await.expect("served");
             fake.all_ended().await;
         }
         while tokio::runtime::Handle::current().metrics().num_alive_tasks() > 0 {
@@ -303,10 +305,11 @@ async fn while_nobody_takes_the_input_the_client_hears_that_we_are_there() {
                 }
             }
         } => {}
+        () = tokio::time::sleep(std::time::Duration::from_secs(70)) => panic!("{pongs} signs of life"),
     }
     drop(raw);
     // It is behind the input that the client is gone: the next heartbeat finds it.
-    served.await.expect("served");
+    soon(served).await.expect("served");
     fake.all_ended().await;
 }
 
@@ -319,7 +322,7 @@ async fn an_attached_client_may_leave_and_another_may_come() {
         assert_eq!(raw.hear().await, Some((1, Bytes::from_static(b"x"))));
         raw.raw(&frame(CLOSE, b"")).await;
         assert_eq!(raw.transcript().await.code(), Some(1000), "the goodbye is answered");
-        served.await.expect("served");
+        soon(served).await.expect("served");
         fake.all_ended().await;
     }
 }
@@ -329,8 +332,8 @@ async fn a_client_that_does_not_say_goodbye_is_not_waited_for_long() {
     let (mut raw, _, served) = session(Protocol::V5, exec(&["true"], ALL), 1 << 16);
     let before = tokio::time::Instant::now();
     while raw.hear().await.is_some() {}
-    served.await.expect("served");
-    assert!(before.elapsed() < Duration::from_secs(6));
+    soon(served).await.expect("served");
+    assert!(before.elapsed() < std::time::Duration::from_secs(6));
 }
 
 #[tokio::test]
@@ -346,6 +349,6 @@ async fn when_the_server_ends_the_client_is_told() {
     stop.send(true).expect("served");
     let all = raw.transcript().await;
     assert!(all.text(3).contains("the stream server ends"), "{}", all.text(3));
-    served.await.expect("served");
+    soon(served).await.expect("served");
     fake.all_ended().await;
 }

@@ -45,7 +45,7 @@ async fn bytes_go_both_ways_at_once_whatever_the_borders() {
             tokio::spawn(listen(client_read, length)),
         ];
         for task in tasks {
-            task.await.expect("done");
+            soon(task).await.expect("done");
         }
     }
 }
@@ -78,7 +78,7 @@ async fn pings_are_answered_between_messages_and_delay_no_writer() {
             }
         }
     };
-    let ((), (heard, pongs)) = tokio::join!(pinging, hearing);
+    let ((), (heard, pongs)) = soon(async { tokio::join!(pinging, hearing) }).await;
     assert!(heard == pattern(0, 300_000));
     assert!(pongs > 0);
     writing.await.expect("written");

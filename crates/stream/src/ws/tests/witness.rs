@@ -190,7 +190,7 @@ async fn a_write_that_is_cancelled_leaves_no_torn_frame() {
                     assert!(taken <= all.len());
                 }
             };
-            let ((), heard) = tokio::join!(rest, hear);
+            let ((), heard) = soon(async { tokio::join!(rest, hear) }).await;
             assert!(sent.load(Ordering::Relaxed));
             assert_eq!(heard, [&[1], &bytes[..]].concat(), "{role:?} {length}");
         }
