@@ -3,12 +3,16 @@
 use crate::wire::SCHEMA;
 use std::{collections::BTreeSet, sync::LazyLock};
 
-static REQUESTS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-    SCHEMA.calls.values().flat_map(|call| SCHEMA.paths(&call.request)).collect()
-});
+static REQUESTS: LazyLock<BTreeSet<String>> =
+    LazyLock::new(|| SCHEMA.calls.values().flat_map(|call| SCHEMA.paths(&call.request)).collect());
 
 static ANSWERS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-    SCHEMA.calls.values().flat_map(|call| SCHEMA.paths(&call.response)).filter(|path| path.contains('.')).collect()
+    SCHEMA
+        .calls
+        .values()
+        .flat_map(|call| SCHEMA.paths(&call.response))
+        .filter(|path| path.contains('.'))
+        .collect()
 });
 
 /// Whether the path is a field of an answer.
@@ -57,8 +61,10 @@ mod tests {
     #[test]
     fn each_claimed_path_is_a_field() {
         let answers = answers();
-        let wrong: Vec<_> =
-            claimed().into_iter().filter(|path| !REQUESTS.contains(path) && !answers.contains(path)).collect();
+        let wrong: Vec<_> = claimed()
+            .into_iter()
+            .filter(|path| !REQUESTS.contains(path) && !answers.contains(path))
+            .collect();
         assert!(wrong.is_empty(), "no such fields: {wrong:#?}");
     }
 

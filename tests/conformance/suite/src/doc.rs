@@ -51,7 +51,8 @@ fn text(runs: &[Run; 2]) -> Result<String> {
          case checks is `filled` when any answer had it, else `empty`.\n"
     )?;
     writeln!(out, "| | {} | {} |\n| --- | --- | --- |", runs[0].runtime, runs[1].runtime)?;
-    let count = |run: &Run, outcomes: &[Outcome]| run.cases.iter().filter(|c| outcomes.contains(&c.outcome)).count();
+    let count =
+        |run: &Run, outcomes: &[Outcome]| run.cases.iter().filter(|c| outcomes.contains(&c.outcome)).count();
     for (word, outcomes) in [
         ("cases passed", &[Outcome::Ok][..]),
         ("failed", &[Outcome::Fail, Outcome::Known][..]),
@@ -85,7 +86,12 @@ fn calls(out: &mut String, tables: &[Table<'_>; 2]) -> Result<()> {
 }
 
 fn rows(out: &mut String, tables: &[Table<'_>; 2], paths: impl Iterator<Item = String>) -> Result<()> {
-    writeln!(out, "| field | {} | {} | cases |\n| --- | --- | --- | --- |", tables[0].name(), tables[1].name())?;
+    writeln!(
+        out,
+        "| field | {} | {} | cases |\n| --- | --- | --- | --- |",
+        tables[0].name(),
+        tables[1].name()
+    )?;
     for path in paths.filter(|path| !path.contains(".windows")) {
         let cases = tables[0].cases.get(path.as_str()).map_or(0, Vec::len);
         writeln!(out, "| {path} | {} | {} | {cases} |", tables[0].word(&path), tables[1].word(&path))?;
@@ -135,7 +141,9 @@ impl<'a> Table<'a> {
 
     fn word(&self, path: &str) -> String {
         let count = |wanted: &[Outcome]| {
-            self.cases.get(path).map_or(0, |all| all.iter().filter(|outcome| wanted.contains(outcome)).count())
+            self.cases
+                .get(path)
+                .map_or(0, |all| all.iter().filter(|outcome| wanted.contains(outcome)).count())
         };
         let (passed, failed, skipped) =
             (count(&[Outcome::Ok]), count(&[Outcome::Fail, Outcome::Known]), count(&[Outcome::Skip]));

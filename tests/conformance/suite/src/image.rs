@@ -8,10 +8,11 @@ use std::{collections::BTreeMap, io::Write as _, sync::Arc};
 
 /// Applets that cases use, as symbolic links to busybox.
 const APPLETS: &[&str] = &[
-    "sh", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env", "expr", "false", "grep", "head",
-    "hostname", "id", "ip", "ipcs", "kill", "ln", "ls", "mkdir", "mknod", "mount", "mv", "nc", "nohup", "od", "ping",
-    "printf", "ps", "pwd", "readlink", "rm", "rmdir", "sed", "seq", "setsid", "sleep", "sort", "stat", "stty", "sync", "tail",
-    "test", "top", "touch", "tr", "true", "tty", "umount", "uname", "unshare", "usleep", "wc", "wget", "yes",
+    "sh", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env", "expr", "false", "grep",
+    "head", "hostname", "id", "ip", "ipcs", "kill", "ln", "ls", "mkdir", "mknod", "mount", "mv", "nc",
+    "nohup", "od", "ping", "printf", "ps", "pwd", "readlink", "rm", "rmdir", "sed", "seq", "setsid", "sleep",
+    "sort", "stat", "stty", "sync", "tail", "test", "top", "touch", "tr", "true", "tty", "umount", "uname",
+    "unshare", "usleep", "wc", "wget", "yes",
 ];
 
 /// The digest of a document, as manifests name it.
@@ -163,7 +164,8 @@ fn effective_user() -> Vec<u8> {
     elf
 }
 
-const PASSWD: &[u8] = b"root:x:0:0:root:/:/bin/sh\nalice:x:1000:1000::/tmp:/bin/sh\nbob:x:1001:2000::/tmp:/bin/sh\n";
+const PASSWD: &[u8] =
+    b"root:x:0:0:root:/:/bin/sh\nalice:x:1000:1000::/tmp:/bin/sh\nbob:x:1001:2000::/tmp:/bin/sh\n";
 const GROUP: &[u8] = b"root:x:0:\nalice:x:1000:\nfriends:x:2000:alice\nbigger:x:50000:alice,root\n";
 
 /// How the manifest of an image is written.

@@ -105,6 +105,10 @@ fn start() -> Result<bool> {
         .build()
         .context("a runtime")?
         .block_on(async {
-            if arguments.spoil { spoil::run(&arguments, chosen).await } else { run::run(&arguments, chosen).await }
+            if arguments.spoil {
+                spoil::run(&arguments, chosen).await
+            } else {
+                run::run(&arguments, chosen).await
+            }
         })
 }

@@ -46,7 +46,8 @@ impl Registry {
     pub async fn serve(address: &str) -> Result<Registry> {
         let (repositories, ids) = tokio::task::spawn_blocking(images).await?;
         let inner = Arc::new(Inner { repositories, ids, asked: Mutex::default() });
-        let listener = TcpListener::bind(address).await.with_context(|| format!("the registry's {address}"))?;
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("the registry's {address}"))?;
         let address = listener.local_addr()?.to_string();
         let registry = Registry { address, inner };
         let serving = registry.clone();
@@ -89,14 +90,17 @@ impl Registry {
     pub fn fetched(&self, repository: &str) -> u32 {
         let asked = self.inner.asked.lock();
         let prefix = format!("GET /v2/{repository}/blobs/");
-        asked.map_or(0, |asked| asked.iter().filter(|(path, _)| path.starts_with(&prefix)).map(|(_, n)| n).sum())
+        asked.map_or(0, |asked| {
+            asked.iter().filter(|(path, _)| path.starts_with(&prefix)).map(|(_, n)| n).sum()
+        })
     }
 
     async fn answer(&self, mut stream: TcpStream) -> Result<()> {
         let mut reader = BufReader::new(&mut stream);
         let request = Request::read(&mut reader).await?;
         let (status, headers, body) = self.decide(&request).await;
-        let mut head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
+        let mut head =
+            format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
         for header in headers {
             head.push_str(&header);
             head.push_str("\r\n");
@@ -175,7 +179,11 @@ impl Registry {
             return ("401 Unauthorized", Vec::new(), Arc::new(Vec::new()));
         }
         let answer = json!({ "token": ISSUED, "access_token": ISSUED, "expires_in": 600 });
-        ("200 OK", vec!["Content-Type: application/json".to_owned()], Arc::new(answer.to_string().into_bytes()))
+        (
+            "200 OK",
+            vec!["Content-Type: application/json".to_owned()],
+            Arc::new(answer.to_string().into_bytes()),
+        )
     }
 }
 
@@ -256,7 +264,10 @@ fn images() -> (BTreeMap<String, Documents>, BTreeMap<String, String>) {
 
 /// Images whose configuration says something.
 fn configured(shelf: &mut Shelf) {
-    shelf.plain("config:entrypoint", json!({ "Entrypoint": ["/bin/echo", "from-entrypoint"], "Cmd": ["from-cmd"] }));
+    shelf.plain(
+        "config:entrypoint",
+        json!({ "Entrypoint": ["/bin/echo", "from-entrypoint"], "Cmd": ["from-cmd"] }),
+    );
     shelf.plain("config:cmd", json!({ "Cmd": ["/bin/echo", "only-cmd"] }));
     shelf.plain("config:nothing", json!({ "Cmd": null }));
     shelf.plain("config:env", json!({ "Env": ["PATH=/bin", "FROM_IMAGE=yes", "BOTH=image", "EMPTY="] }));
@@ -368,7 +379,8 @@ fn broken(shelf: &mut Shelf) {
     image::add_with_diff_ids(documents, "1", Form::Oci, &[own("diffid")], &config, &[&wrong]);
     shelf.plain("broken/unavailable:1", json!({}));
     let documents = shelf.repositories.entry("broken/manifest".to_owned()).or_default();
-    let text = image::Document { kind: image::MANIFEST, bytes: Arc::new(b"{ \"schemaVersion\": 2, ".to_vec()) };
+    let text =
+        image::Document { kind: image::MANIFEST, bytes: Arc::new(b"{ \"schemaVersion\": 2, ".to_vec()) };
     documents.insert("manifests/1".to_owned(), text);
     let slow = own("slow");
     shelf.add("slow/layers:1", Form::Oci, std::slice::from_ref(&slow), &config);

@@ -66,7 +66,9 @@ pub struct Run {
 /// Whether a case is among those that the filter names.
 #[must_use]
 pub fn chosen(case: &Case, filter: &str) -> bool {
-    filter.split('|').any(|part| case.name.contains(part) || case.fields.iter().any(|field| field.contains(part)))
+    filter
+        .split('|')
+        .any(|part| case.name.contains(part) || case.fields.iter().any(|field| field.contains(part)))
 }
 
 /// Runs the cases; whether none failed.
@@ -148,7 +150,9 @@ pub async fn one(world: &Arc<World>, case: &Case, spoil: Option<String>) -> (Rep
     let sent = tap.sent();
     let (mut outcome, mut reason) = match result {
         Ok(()) => match unset(case, &sent) {
-            Some(field) if !spoils => (Outcome::Fail, format!("the case never sets {field}, which it claims")),
+            Some(field) if !spoils => {
+                (Outcome::Fail, format!("the case never sets {field}, which it claims"))
+            }
             Some(_) | None => (Outcome::Ok, String::new()),
         },
         Err(error) if error.downcast_ref::<Skip>().is_some() => (Outcome::Skip, format!("{error:#}")),

@@ -28,7 +28,8 @@ pub async fn run(arguments: &Arguments, cases: Vec<Case>) -> Result<bool> {
         .into_iter()
         .filter(|case| !case.alone)
         .flat_map(|case| {
-            let claimed: Vec<_> = case.fields.iter().filter(|field| cover::is_answer(field)).cloned().collect();
+            let claimed: Vec<_> =
+                case.fields.iter().filter(|field| cover::is_answer(field)).cloned().collect();
             claimed.into_iter().map(move |field| (case.clone(), field))
         })
         .collect();
@@ -40,29 +41,29 @@ pub async fn run(arguments: &Arguments, cases: Vec<Case>) -> Result<bool> {
             let _place = gate.acquire_owned().await;
             let (plain, _) = one(&world, &case, None).await;
             if plain.outcome != Outcome::Ok {
-                return (case.name, field, None);
+                return (case.name, field, Err(plain.reason));
             }
             let (spoilt, tap) = one(&world, &case, Some(field.clone())).await;
-            (case.name, field, Some((tap.has_spoilt(), spoilt.outcome, spoilt.reason)))
+            (case.name, field, Ok((tap.has_spoilt(), spoilt.outcome, spoilt.reason)))
         });
     }
     let (mut seen, mut unseen, mut skipped) = (0, 0, 0);
     while let Some(done) = tasks.join_next().await {
         let (name, field, result) = done.context("a case's task")?;
         match result {
-            None => {
+            Err(reason) => {
                 skipped += 1;
-                println!("skip  {field} in {name}: it does not pass unspoilt");
+                println!("skip  {field} in {name}: it does not pass unspoilt: {reason}");
             }
-            Some((false, _, _)) => {
-                unseen += 1;
-                println!("FAIL  {field} in {name}: no answer of it came by");
+            Ok((false, _, _)) => {
+                skipped += 1;
+                println!("skip  {field} in {name}: it is absent, as it must be");
             }
-            Some((true, Outcome::Fail, reason)) => {
+            Ok((true, Outcome::Fail, reason)) => {
                 seen += 1;
                 println!("ok    {field} in {name}: {reason}");
             }
-            Some((true, Outcome::Ok | Outcome::Skip | Outcome::Known, _)) => {
+            Ok((true, Outcome::Ok | Outcome::Skip | Outcome::Known, _)) => {
                 unseen += 1;
                 println!("FAIL  {field} in {name}: it was spoilt, and nobody noticed");
             }

@@ -88,7 +88,8 @@ impl Test {
         if self.tap.has_spoilt() {
             // An id may have been spoilt: what has this case's names is its own.
             let mut runtime = self.world.channels.runtime(&tap);
-            let all = runtime.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await?.into_inner().items;
+            let all =
+                runtime.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await?.into_inner().items;
             let mine = format!("-{}-{}-", std::process::id(), self.made.number);
             let named = |pod: &cri::PodSandbox| pod.metadata.as_ref().is_some_and(|m| m.name.contains(&mine));
             pods = all.into_iter().filter(named).map(|pod| pod.id).collect();
@@ -268,7 +269,9 @@ impl Test {
     /// # Errors
     /// The runtime's.
     pub async fn pull(&self, name: &str) -> Result<String> {
-        Ok(self.try_pull(cri::PullImageRequest { image: Some(self.spec(name)), ..Default::default() }).await?)
+        Ok(self
+            .try_pull(cri::PullImageRequest { image: Some(self.spec(name)), ..Default::default() })
+            .await?)
     }
 
     /// PullImage.
@@ -338,10 +341,7 @@ impl Pod {
     ///
     /// # Errors
     /// The runtime's.
-    pub async fn create(
-        &self,
-        change: impl FnOnce(&mut cri::ContainerConfig),
-    ) -> Result<Container, Status> {
+    pub async fn create(&self, change: impl FnOnce(&mut cri::ContainerConfig)) -> Result<Container, Status> {
         let mut config = self.container_config();
         change(&mut config);
         self.create_from(config).await
@@ -406,7 +406,7 @@ impl Pod {
     /// When it has none.
     pub async fn ip(&self) -> Result<String> {
         let ip = self.status().await?.network.unwrap_or_default().ip;
-        holds("the pod has an address", !ip.is_empty())?;
+        holds(&format!("{ip:?} is an address"), ip.parse::<std::net::IpAddr>().is_ok())?;
         Ok(ip)
     }
 }
@@ -482,9 +482,14 @@ impl Container {
     /// # Errors
     /// When it fails.
     pub async fn sh(&self, script: &str) -> Result<String> {
-        let answer = self.exec(&["/bin/sh", "-c", script], 20).await.with_context(|| format!("exec {script:?}"))?;
+        let answer =
+            self.exec(&["/bin/sh", "-c", script], 20).await.with_context(|| format!("exec {script:?}"))?;
         if answer.exit_code != 0 {
-            bail!("{script:?} exited {}: {}", answer.exit_code, String::from_utf8_lossy(&answer.stderr).trim());
+            bail!(
+                "{script:?} exited {}: {}",
+                answer.exit_code,
+                String::from_utf8_lossy(&answer.stderr).trim()
+            );
         }
         Ok(String::from_utf8_lossy(&answer.stdout).trim_end().to_owned())
     }
@@ -494,7 +499,8 @@ impl Container {
     /// # Errors
     /// When it succeeds.
     pub async fn sh_fails(&self, script: &str) -> Result<String> {
-        let answer = self.exec(&["/bin/sh", "-c", script], 20).await.with_context(|| format!("exec {script:?}"))?;
+        let answer =
+            self.exec(&["/bin/sh", "-c", script], 20).await.with_context(|| format!("exec {script:?}"))?;
         if answer.exit_code == 0 {
             bail!("{script:?} succeeded: {}", String::from_utf8_lossy(&answer.stdout).trim());
         }
@@ -620,8 +626,11 @@ impl ContainerWords for cri::ContainerConfig {
     }
 
     fn bind(&mut self, host: &str, container: &str) -> &mut cri::Mount {
-        let mount =
-            cri::Mount { host_path: host.to_owned(), container_path: container.to_owned(), ..Default::default() };
+        let mount = cri::Mount {
+            host_path: host.to_owned(),
+            container_path: container.to_owned(),
+            ..Default::default()
+        };
         self.mounts.push(mount);
         let last = self.mounts.len() - 1;
         &mut self.mounts[last]
@@ -685,7 +694,10 @@ pub fn put(path: &Path, text: &str) -> Result<()> {
 ///
 /// # Errors
 /// When it does not come, or asking fails.
-pub async fn until<T, F: Future<Output = Result<Option<T>>>>(what: &str, mut ask: impl FnMut() -> F) -> Result<T> {
+pub async fn until<T, F: Future<Output = Result<Option<T>>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> Result<T> {
     let end = Instant::now() + Duration::from_secs(15);
     while Instant::now() < end {
         if let Some(answer) = ask().await? {

@@ -26,7 +26,8 @@ const ROOTS: &[&str] = &[
 
 /// The vendored interface.
 pub static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    let raw: Raw = serde_json::from_str(include_str!("../../cri-v1.37.json")).expect("the vendored interface");
+    let raw: Raw =
+        serde_json::from_str(include_str!("../../cri-v1.37.json")).expect("the vendored interface");
     Schema::new(raw)
 });
 
@@ -79,8 +80,10 @@ struct Field {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
-    /// bool, int, enum: a varint.
+    /// bool, 32 bits, enum: a varint.
     Number,
+    /// 64 bits: a varint too. Times and sizes, of which cases check the range.
+    Wide,
     Double,
     /// string, bytes.
     Text,
@@ -93,13 +96,16 @@ impl Schema {
         let kind = |name: &str| match name {
             "string" | "bytes" => Kind::Text,
             "double" => Kind::Double,
+            "int64" | "uint64" => Kind::Wide,
             map if map.starts_with("map<") => Kind::Map,
             message if raw.messages.contains_key(message) => Kind::Message(message.to_owned()),
             _number => Kind::Number,
         };
         let field = |(name, field): (&String, &RawField)| {
-            let (repeated, of) =
-                field.r#type.strip_prefix("repeated ").map_or((false, field.r#type.as_str()), |of| (true, of));
+            let (repeated, of) = field
+                .r#type
+                .strip_prefix("repeated ")
+                .map_or((false, field.r#type.as_str()), |of| (true, of));
             Field { name: name.clone(), number: field.number, kind: kind(of), repeated }
         };
         let messages = raw
@@ -151,7 +157,9 @@ impl Schema {
             match &field.kind {
                 Kind::Message(inner) if ROOTS.contains(&inner.as_str()) => {}
                 Kind::Message(inner) => self.own(inner, &format!("{prefix}.{}", field.name), all),
-                Kind::Number | Kind::Double | Kind::Text | Kind::Map => all.push(format!("{prefix}.{}", field.name)),
+                Kind::Number | Kind::Wide | Kind::Double | Kind::Text | Kind::Map => {
+                    all.push(format!("{prefix}.{}", field.name))
+                }
             }
         }
     }
@@ -169,7 +177,7 @@ impl Schema {
                     }
                 }
                 Kind::Message(inner) => self.collect(inner, &format!("{prefix}.{}", field.name), seen, all),
-                Kind::Number | Kind::Double | Kind::Text | Kind::Map => {
+                Kind::Number | Kind::Wide | Kind::Double | Kind::Text | Kind::Map => {
                     all.insert(format!("{prefix}.{}", field.name));
                 }
             }
@@ -198,7 +206,7 @@ impl Schema {
                     let path = self.path(prefix, field, inner);
                     self.note(inner, &path, record.payload, seen)?;
                 }
-                Kind::Number | Kind::Double | Kind::Text | Kind::Map => {
+                Kind::Number | Kind::Wide | Kind::Double | Kind::Text | Kind::Map => {
                     seen.insert(format!("{prefix}.{}", field.name));
                 }
             }
@@ -239,10 +247,10 @@ impl Schema {
                     varint(&mut out, inside.len() as u64);
                     out.extend_from_slice(&inside);
                 }
-                Kind::Number if here => {
-                    // A bool turns, a number becomes its neighbour.
+                Kind::Number | Kind::Wide if here && record.payload.is_empty() => {
+                    // A bool turns, a number becomes its neighbour, a time or size is beyond all measure.
                     tag(&mut out, field.number, 0);
-                    varint(&mut out, record.value ^ 1);
+                    varint(&mut out, record.value ^ if field.kind == Kind::Wide { 1 << 61 } else { 1 });
                 }
                 Kind::Text if here && !field.repeated => {
                     tag(&mut out, field.number, 2);
@@ -251,12 +259,13 @@ impl Schema {
                     out.push(b'~');
                 }
                 // Gone.
-                Kind::Map | Kind::Text | Kind::Double if here => {}
-                Kind::Number | Kind::Double | Kind::Text | Kind::Map => out.extend_from_slice(record.whole),
+                Kind::Map | Kind::Text | Kind::Double | Kind::Wide if here => {}
+                Kind::Number | Kind::Wide | Kind::Double | Kind::Text | Kind::Map => {
+                    out.extend_from_slice(record.whole)
+                }
             }
         }
-        if !met
-            && let Some(field) = fields.iter().find(|field| format!("{prefix}.{}", field.name) == target)
+        if !met && let Some(field) = fields.iter().find(|field| format!("{prefix}.{}", field.name) == target)
         {
             absent(&mut out, field);
         }
@@ -267,9 +276,9 @@ impl Schema {
 /// Writes a field that was not there.
 fn absent(out: &mut Vec<u8>, field: &Field) {
     match &field.kind {
-        Kind::Number if !field.repeated => {
+        Kind::Number | Kind::Wide if !field.repeated => {
             tag(out, field.number, 0);
-            varint(out, 1);
+            varint(out, if field.kind == Kind::Wide { 1 << 61 } else { 1 });
         }
         Kind::Text => {
             tag(out, field.number, 2);
@@ -282,7 +291,7 @@ fn absent(out: &mut Vec<u8>, field: &Field) {
             varint(out, 6);
             out.extend_from_slice(&[0x0a, 1, b'~', 0x12, 1, b'~']);
         }
-        Kind::Number | Kind::Double | Kind::Message(_) => {}
+        Kind::Number | Kind::Wide | Kind::Double | Kind::Message(_) => {}
     }
 }
 

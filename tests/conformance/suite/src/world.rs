@@ -55,7 +55,8 @@ impl World {
         let mut runtime = channels.runtime(&tap);
         let version = runtime.version(cri::VersionRequest::default()).await.context("Version")?.into_inner();
         let status = runtime.status(cri::StatusRequest::default()).await.context("Status")?.into_inner();
-        let driver = runtime.runtime_config(cri::RuntimeConfigRequest {}).await.map(tonic::Response::into_inner);
+        let driver =
+            runtime.runtime_config(cri::RuntimeConfigRequest {}).await.map(tonic::Response::into_inner);
         let systemd = driver
             .ok()
             .and_then(|answer| answer.linux)
@@ -104,6 +105,10 @@ impl World {
     /// The cgroup of ours that is above those of all cases.
     #[must_use]
     pub fn cgroup_top(&self) -> String {
-        if self.systemd { "/peapodtest.slice".to_owned() } else { format!("/peapod-test-conformance-{}", std::process::id()) }
+        if self.systemd {
+            "/peapodtest.slice".to_owned()
+        } else {
+            format!("/peapod-test-conformance-{}", std::process::id())
+        }
     }
 }

@@ -37,14 +37,19 @@ pub fn cases() -> Vec<Case> {
                 is("the container", c.sh("echo goes on").await?, "goes on")
             },
         ),
-        case("checkpoint: of an unknown container fails", CONTAINER, "CheckpointContainerRequest.container_id", |t: Test| async move {
-            let request = cri::CheckpointContainerRequest {
-                container_id: "0123456789abcdef".repeat(4),
-                location: t.dir().join("checkpoint.tar").to_string_lossy().into_owned(),
-                timeout: 0,
-            };
-            refused("it", t.runtime().checkpoint_container(request).await, &[]).map(|_| ())
-        }),
+        case(
+            "checkpoint: of an unknown container fails",
+            CONTAINER,
+            "CheckpointContainerRequest.container_id",
+            |t: Test| async move {
+                let request = cri::CheckpointContainerRequest {
+                    container_id: "0123456789abcdef".repeat(4),
+                    location: t.dir().join("checkpoint.tar").to_string_lossy().into_owned(),
+                    timeout: 0,
+                };
+                refused("it", t.runtime().checkpoint_container(request).await, &[]).map(|_| ())
+            },
+        ),
         case(
             "checkpoint: a pod's is written beneath its directory, and the pod goes on",
             POD,
@@ -69,16 +74,21 @@ pub fn cases() -> Vec<Case> {
                 }
             },
         ),
-        case("checkpoint: an unknown option is refused", "KEP-5823: unknown option keys rejected", "CheckpointPodRequest.options", |t: Test| async move {
-            let c = t.container(|_| {}).await?;
-            let request = cri::CheckpointPodRequest {
-                pod_sandbox_id: c.pod.id.clone(),
-                output_path: t.host_dir("checkpoint", &[])?,
-                container_ids: Vec::new(),
-                options: map(&[("no.such/option", "x")]),
-            };
-            refused("it", t.runtime().checkpoint_pod(request).await, &[]).map(|_| ())
-        }),
+        case(
+            "checkpoint: an unknown option is refused",
+            "KEP-5823: unknown option keys rejected",
+            "CheckpointPodRequest.options",
+            |t: Test| async move {
+                let c = t.container(|_| {}).await?;
+                let request = cri::CheckpointPodRequest {
+                    pod_sandbox_id: c.pod.id.clone(),
+                    output_path: t.host_dir("checkpoint", &[])?,
+                    container_ids: Vec::new(),
+                    options: map(&[("no.such/option", "x")]),
+                };
+                refused("it", t.runtime().checkpoint_pod(request).await, &[]).map(|_| ())
+            },
+        ),
         case(
             "checkpoint: restoring from what is no checkpoint fails and leaves no pod",
             POD,
@@ -90,25 +100,46 @@ pub fn cases() -> Vec<Case> {
                 let request = cri::RestorePodRequest {
                     checkpoint_path: t.host_dir("empty", &[])?,
                     config: Some(config),
-                    runtime_handler: t.world.handlers.iter().find(|h| !h.is_empty()).cloned().unwrap_or_default(),
+                    runtime_handler: t
+                        .world
+                        .handlers
+                        .iter()
+                        .find(|h| !h.is_empty())
+                        .cloned()
+                        .unwrap_or_default(),
                     options: map(&[("no.such/option", "x")]),
                     container_configs: Vec::new(),
                 };
                 refused("it", t.runtime().restore_pod(request).await, &[])?;
-                let filter = cri::PodSandboxFilter { label_selector: map(&[("mark", &mark)]), ..Default::default() };
+                let filter =
+                    cri::PodSandboxFilter { label_selector: map(&[("mark", &mark)]), ..Default::default() };
                 let request = cri::ListPodSandboxRequest { filter: Some(filter) };
                 is("pods", t.runtime().list_pod_sandbox(request).await?.into_inner().items.len(), 0)
             },
         ),
-        case("checkpoint: a runtime that cannot says Unimplemented", "gRPC; kubelet", "CheckpointPodRequest.pod_sandbox_id", |t: Test| async move {
-            let request = cri::CheckpointPodRequest { pod_sandbox_id: "0123456789abcdef".repeat(4), ..Default::default() };
-            match t.runtime().checkpoint_pod(request).await {
-                Ok(_) => bail!("an unknown pod was checkpointed"),
-                Err(status) => holds(
-                    &format!("{:?} is one of the codes", status.code()),
-                    matches!(status.code(), Code::Unimplemented | Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition),
-                ),
-            }
-        }),
+        case(
+            "checkpoint: a runtime that cannot says Unimplemented",
+            "gRPC; kubelet",
+            "CheckpointPodRequest.pod_sandbox_id",
+            |t: Test| async move {
+                let request = cri::CheckpointPodRequest {
+                    pod_sandbox_id: "0123456789abcdef".repeat(4),
+                    ..Default::default()
+                };
+                match t.runtime().checkpoint_pod(request).await {
+                    Ok(_) => bail!("an unknown pod was checkpointed"),
+                    Err(status) => holds(
+                        &format!("{:?} is one of the codes", status.code()),
+                        matches!(
+                            status.code(),
+                            Code::Unimplemented
+                                | Code::NotFound
+                                | Code::InvalidArgument
+                                | Code::FailedPrecondition
+                        ),
+                    ),
+                }
+            },
+        ),
     ]
 }

@@ -54,59 +54,103 @@ fn host_devices() -> Vec<Case> {
                 c.sh(": </dev/of-the-host && : >/dev/of-the-host").await.map(|_| ())
             },
         ),
-        case("devices: permissions hold in the device cgroup", SOURCE, "c.devices.permissions", |t: Test| async move {
-            let (path, number) = odd(&t)?;
-            let c = t.container(|c| device(c, &path, "/dev/odd", "r")).await?;
-            c.sh(": </dev/odd").await?;
-            has("writing", &c.sh_fails(": >/dev/odd").await?, "not permitted")?;
-            // A node can be made, as of any number; it gives no more.
-            c.sh_fails(&format!("mknod /tmp/odd c 10 {number} && : >/tmp/odd")).await.map(|_| ())
-        }),
+        case(
+            "devices: permissions hold in the device cgroup",
+            SOURCE,
+            "c.devices.permissions",
+            |t: Test| async move {
+                let (path, number) = odd(&t)?;
+                let c = t.container(|c| device(c, &path, "/dev/odd", "r")).await?;
+                c.sh(": </dev/odd").await?;
+                has("writing", &c.sh_fails(": >/dev/odd").await?, "not permitted")?;
+                // A node can be made, as of any number; it gives no more.
+                c.sh_fails(&format!("mknod /tmp/odd c 10 {number} && : >/tmp/odd")).await.map(|_| ())
+            },
+        ),
         case("devices: m lets a node be made", SOURCE, "c.devices.permissions", |t: Test| async move {
             let (path, number) = odd(&t)?;
             let c = t.container(|c| device(c, &path, "/dev/odd", "rm")).await?;
             c.sh(&format!("mknod /tmp/odd c 10 {number} && : </tmp/odd")).await.map(|_| ())
         }),
-        case("devices: all in a directory of the host", "CRI Device; contract B.2: host_path may be a directory", "c.devices.host_path", |t: Test| async move {
-            let first = zero(&t, "devices", "first")?;
-            zero(&t, "devices", "second")?;
-            let dir = Path::new(&first).parent().map(|dir| dir.to_string_lossy().into_owned()).unwrap_or_default();
-            let c = t.container(|c| device(c, &dir, "/dev/many", "rwm")).await?;
-            is("both", c.sh("head -c 3 /dev/many/first /dev/many/second | wc -c && ls /dev/many | tr '\\n' ' '").await?.contains("first second"), true)
-        }),
-        case("devices: a link on the host is followed", "contract B.3: symlinked sources", "c.devices.host_path", |t: Test| async move {
-            let path = zero(&t, "devices", "real")?;
-            let link = format!("{path}-link");
-            std::os::unix::fs::symlink(&path, &link)?;
-            let c = t.container(|c| device(c, &link, "/dev/linked", "rwm")).await?;
-            is("its number", c.sh("stat -c %t:%T /dev/linked").await?, "1:5")
-        }),
-        case("devices: one that is not there is refused", SOURCE, "c.devices.host_path", |t: Test| async move {
-            let pod = t.pod().await?;
-            let tried = pod.try_run(|c| device(c, "/dev/no-such-device", "/dev/x", "rwm")).await;
-            refused("the container", tried, &[]).map(|_| ())
-        }),
-        case("devices: a file that is no device is refused", SOURCE, "c.devices.host_path", |t: Test| async move {
-            let dir = t.host_dir("devices", &[("file", "x")])?;
-            let pod = t.pod().await?;
-            let tried = pod.try_run(|c| device(c, &format!("{dir}/file"), "/dev/x", "rwm")).await;
-            refused("the container", tried, &[]).map(|_| ())
-        }),
-        case("devices: unknown permissions are refused", SOURCE, "c.devices.permissions", |t: Test| async move {
-            let pod = t.pod().await?;
-            let tried = pod.try_run(|c| device(c, "/dev/null", "/dev/x", "rwx")).await;
-            refused("the container", tried, &[]).map(|_| ())
-        }),
-        case("devices: a user other than root reaches what its mode allows", SOURCE, "c.devices.container_path sc.run_as_user.value", |t: Test| async move {
-            let path = zero(&t, "devices", "open")?;
-            let c = t
-                .container(|c| {
-                    device(c, &path, "/dev/open", "rwm");
-                    c.sc().run_as_user = number(1000);
-                })
-                .await?;
-            is("bytes", c.sh("head -c 3 /dev/open | wc -c").await?, "3")
-        }),
+        case(
+            "devices: all in a directory of the host",
+            "CRI Device; contract B.2: host_path may be a directory",
+            "c.devices.host_path",
+            |t: Test| async move {
+                let first = zero(&t, "devices", "first")?;
+                zero(&t, "devices", "second")?;
+                let dir = Path::new(&first)
+                    .parent()
+                    .map(|dir| dir.to_string_lossy().into_owned())
+                    .unwrap_or_default();
+                let c = t.container(|c| device(c, &dir, "/dev/many", "rwm")).await?;
+                is(
+                    "both",
+                    c.sh("head -c 3 /dev/many/first /dev/many/second | wc -c && ls /dev/many | tr '\\n' ' '")
+                        .await?
+                        .contains("first second"),
+                    true,
+                )
+            },
+        ),
+        case(
+            "devices: a link on the host is followed",
+            "contract B.3: symlinked sources",
+            "c.devices.host_path",
+            |t: Test| async move {
+                let path = zero(&t, "devices", "real")?;
+                let link = format!("{path}-link");
+                std::os::unix::fs::symlink(&path, &link)?;
+                let c = t.container(|c| device(c, &link, "/dev/linked", "rwm")).await?;
+                is("its number", c.sh("stat -c %t:%T /dev/linked").await?, "1:5")
+            },
+        ),
+        case(
+            "devices: one that is not there is refused",
+            SOURCE,
+            "c.devices.host_path",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                let tried = pod.try_run(|c| device(c, "/dev/no-such-device", "/dev/x", "rwm")).await;
+                refused("the container", tried, &[]).map(|_| ())
+            },
+        ),
+        case(
+            "devices: a file that is no device is refused",
+            SOURCE,
+            "c.devices.host_path",
+            |t: Test| async move {
+                let dir = t.host_dir("devices", &[("file", "x")])?;
+                let pod = t.pod().await?;
+                let tried = pod.try_run(|c| device(c, &format!("{dir}/file"), "/dev/x", "rwm")).await;
+                refused("the container", tried, &[]).map(|_| ())
+            },
+        ),
+        case(
+            "devices: unknown permissions are refused",
+            SOURCE,
+            "c.devices.permissions",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                let tried = pod.try_run(|c| device(c, "/dev/null", "/dev/x", "rwx")).await;
+                refused("the container", tried, &[]).map(|_| ())
+            },
+        ),
+        case(
+            "devices: a user other than root reaches what its mode allows",
+            SOURCE,
+            "c.devices.container_path sc.run_as_user.value",
+            |t: Test| async move {
+                let path = zero(&t, "devices", "open")?;
+                let c = t
+                    .container(|c| {
+                        device(c, &path, "/dev/open", "rwm");
+                        c.sc().run_as_user = number(1000);
+                    })
+                    .await?;
+                is("bytes", c.sh("head -c 3 /dev/open | wc -c").await?, "3")
+            },
+        ),
     ]
 }
 
@@ -174,11 +218,16 @@ fn cdi() -> Vec<Case> {
             has("environment", &environment, "CDI_ONE=yes")?;
             has("environment", &environment, "CDI_TWO=yes")
         }),
-        case("devices: the same CDI device twice is one", "contract B.2: kubelets sent it, k#140274", FIELD, |t: Test| async move {
-            let spec = Spec::write(&t, "0.6.0", json!({}))?;
-            let c = t.container(|c| c.cdi_devices = vec![spec.device("one"), spec.device("one")]).await?;
-            has("environment", &host::proc_file(c.pid().await?, "environ")?, "CDI_ONE=yes")
-        }),
+        case(
+            "devices: the same CDI device twice is one",
+            "contract B.2: kubelets sent it, k#140274",
+            FIELD,
+            |t: Test| async move {
+                let spec = Spec::write(&t, "0.6.0", json!({}))?;
+                let c = t.container(|c| c.cdi_devices = vec![spec.device("one"), spec.device("one")]).await?;
+                has("environment", &host::proc_file(c.pid().await?, "environ")?, "CDI_ONE=yes")
+            },
+        ),
         case("devices: CDI makes device nodes", SOURCE, FIELD, |t: Test| async move {
             let (path, number) = odd(&t)?;
             let devices = json!([{ "name": "one", "containerEdits": { "deviceNodes": [
@@ -209,12 +258,17 @@ fn cdi() -> Vec<Case> {
             t.container(|c| c.cdi_devices = vec![spec.device("one")]).await?;
             is("the hook ran", std::fs::exists(format!("{dir}/ran"))?, true)
         }),
-        case("devices: CDI adds groups", "CDI specification 0.7: additionalGIDs", FIELD, |t: Test| async move {
-            let devices = json!([{ "name": "one", "containerEdits": { "additionalGids": [7007] } }]);
-            let spec = Spec::write(&t, "0.7.0", json!({ "devices": devices }))?;
-            let c = t.container(|c| c.cdi_devices = vec![spec.device("one")]).await?;
-            has("its groups", &host::status_line(c.pid().await?, "Groups")?, "7007")
-        }),
+        case(
+            "devices: CDI adds groups",
+            "CDI specification 0.7: additionalGIDs",
+            FIELD,
+            |t: Test| async move {
+                let devices = json!([{ "name": "one", "containerEdits": { "additionalGids": [7007] } }]);
+                let spec = Spec::write(&t, "0.7.0", json!({ "devices": devices }))?;
+                let c = t.container(|c| c.cdi_devices = vec![spec.device("one")]).await?;
+                has("its groups", &host::status_line(c.pid().await?, "Groups")?, "7007")
+            },
+        ),
         case("devices: an unknown CDI device is refused", SOURCE, FIELD, |t: Test| async move {
             let spec = Spec::write(&t, "0.6.0", json!({}))?;
             let pod = t.pod().await?;
@@ -223,8 +277,9 @@ fn cdi() -> Vec<Case> {
         }),
         case("devices: a CDI name that is no name is refused", SOURCE, FIELD, |t: Test| async move {
             let pod = t.pod().await?;
-            let tried =
-                pod.try_run(|c| c.cdi_devices = vec![cri::CdiDevice { name: "not-qualified".to_owned() }]).await;
+            let tried = pod
+                .try_run(|c| c.cdi_devices = vec![cri::CdiDevice { name: "not-qualified".to_owned() }])
+                .await;
             refused("the container", tried, &[]).map(|_| ())
         }),
         case("devices: CDI and a script together", SOURCE, FIELD, |t: Test| async move {

@@ -68,35 +68,59 @@ pub fn cases() -> Vec<Case> {
                 let mine = status(&c.id).context("no status of the container")?;
                 is("state", mine.state(), ContainerState::ContainerExited)?;
                 is("exit_code", mine.exit_code, 4)?;
-                is("the other's state", status(&other.id).context("no status of the other")?.state(), ContainerState::ContainerRunning)
+                is(
+                    "the other's state",
+                    status(&other.id).context("no status of the other")?.state(),
+                    ContainerState::ContainerRunning,
+                )
             },
         ),
-        case("events: two who listen hear the same", SOURCE, "ContainerEventResponse.container_event_type", |t: Test| async move {
-            let (mut a, mut b) = (subscribe(&t).await?, subscribe(&t).await?);
-            let c = t.container(|c| c.script("exit 0")).await?;
-            is("kinds", stopped(&mut a, &c).await?.created_at, stopped(&mut b, &c).await?.created_at)
-        }),
-        case("events: a restart of one who listens loses nothing later", SOURCE, "ContainerEventResponse.container_id", |t: Test| async move {
-            drop(subscribe(&t).await?);
-            let mut events = subscribe(&t).await?;
-            let c = t.container(|c| c.script("exit 0")).await?;
-            stopped(&mut events, &c).await.map(|_| ())
-        }),
-        case("events: one who does not read hinders nobody", "contract: bounded per subscriber", "ContainerEventResponse.container_id", |t: Test| async move {
-            let silent = subscribe(&t).await?;
-            let mut events = subscribe(&t).await?;
-            let pod = t.pod().await?;
-            for _ in 0..20 {
-                let c = pod.run(|c| c.script("exit 0")).await?;
-                stopped(&mut events, &c).await?;
-            }
-            drop(silent);
-            Ok(())
-        }),
-        case("events: the status of a pod has a timestamp only on request", "contract 0.9", "PodSandboxStatusResponse.timestamp", |t: Test| async move {
-            let c = t.container(|_| {}).await?;
-            is("timestamp", c.pod.full_status(false).await?.timestamp, 0)
-        }),
+        case(
+            "events: two who listen hear the same",
+            SOURCE,
+            "ContainerEventResponse.container_event_type",
+            |t: Test| async move {
+                let (mut a, mut b) = (subscribe(&t).await?, subscribe(&t).await?);
+                let c = t.container(|c| c.script("exit 0")).await?;
+                is("kinds", stopped(&mut a, &c).await?.created_at, stopped(&mut b, &c).await?.created_at)
+            },
+        ),
+        case(
+            "events: a restart of one who listens loses nothing later",
+            SOURCE,
+            "ContainerEventResponse.container_id",
+            |t: Test| async move {
+                drop(subscribe(&t).await?);
+                let mut events = subscribe(&t).await?;
+                let c = t.container(|c| c.script("exit 0")).await?;
+                stopped(&mut events, &c).await.map(|_| ())
+            },
+        ),
+        case(
+            "events: one who does not read hinders nobody",
+            "contract: bounded per subscriber",
+            "ContainerEventResponse.container_id",
+            |t: Test| async move {
+                let silent = subscribe(&t).await?;
+                let mut events = subscribe(&t).await?;
+                let pod = t.pod().await?;
+                for _ in 0..20 {
+                    let c = pod.run(|c| c.script("exit 0")).await?;
+                    stopped(&mut events, &c).await?;
+                }
+                drop(silent);
+                Ok(())
+            },
+        ),
+        case(
+            "events: the status of a pod has a timestamp only on request",
+            "contract 0.9",
+            "PodSandboxStatusResponse.timestamp",
+            |t: Test| async move {
+                let c = t.container(|_| {}).await?;
+                is("timestamp", c.pod.full_status(false).await?.timestamp, 0)
+            },
+        ),
     ]
 }
 
@@ -124,7 +148,10 @@ async fn subscribe(t: &Test) -> Result<Streaming<cri::ContainerEventResponse>> {
     Ok(call.await??.into_inner())
 }
 
-async fn next_of(events: &mut Streaming<cri::ContainerEventResponse>, id: &str) -> Result<cri::ContainerEventResponse> {
+async fn next_of(
+    events: &mut Streaming<cri::ContainerEventResponse>,
+    id: &str,
+) -> Result<cri::ContainerEventResponse> {
     let wait = async {
         loop {
             match events.message().await? {
@@ -137,7 +164,10 @@ async fn next_of(events: &mut Streaming<cri::ContainerEventResponse>, id: &str) 
     tokio::time::timeout(Duration::from_secs(15), wait).await.context("no event in time")?
 }
 
-async fn stopped(events: &mut Streaming<cri::ContainerEventResponse>, c: &Container) -> Result<cri::ContainerEventResponse> {
+async fn stopped(
+    events: &mut Streaming<cri::ContainerEventResponse>,
+    c: &Container,
+) -> Result<cri::ContainerEventResponse> {
     loop {
         let event = next_of(events, &c.id).await?;
         if event.container_event_type() == ContainerEventType::ContainerStoppedEvent {

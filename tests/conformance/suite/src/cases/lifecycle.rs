@@ -4,7 +4,7 @@ use crate::{
     case::{Case, between, case, has, holds, is, refused},
     cases::sandbox::now,
     host,
-    story::{ContainerWords as _, Test, map, words},
+    story::{Config as _, ContainerWords as _, Test, map, words},
 };
 use anyhow::{Context as _, Result};
 use api::cri::{self, ContainerState};
@@ -57,109 +57,196 @@ pub fn cases() -> Vec<Case> {
             "cs.exit_code",
             at_once,
         ),
-        case("lifecycle: a running container can be removed by force", "CRI RemoveContainer", "RemoveContainerRequest.container_id", forced),
-        case("lifecycle: command and arguments are those of the request", "CRI ContainerConfig.command, args", "c.command c.args", command),
-        case("lifecycle: the working directory is the request's", "CRI ContainerConfig.working_dir", "c.working_dir", working_dir),
-        case("lifecycle: environment variables are those of the request", "CRI KeyValue", "c.envs.key c.envs.value", envs),
+        case(
+            "lifecycle: a running container can be removed by force",
+            "CRI RemoveContainer",
+            "RemoveContainerRequest.container_id",
+            forced,
+        ),
+        case(
+            "lifecycle: command and arguments are those of the request",
+            "CRI ContainerConfig.command, args",
+            "c.command c.args",
+            command,
+        ),
+        case(
+            "lifecycle: the working directory is the request's",
+            "CRI ContainerConfig.working_dir",
+            "c.working_dir",
+            working_dir,
+        ),
+        case(
+            "lifecycle: environment variables are those of the request",
+            "CRI KeyValue",
+            "c.envs.key c.envs.value",
+            envs,
+        ),
         case(
             "lifecycle: exec gives output, errors and exit code apart",
             "CRI ExecSyncResponse; critest Container basic",
             "ExecSyncRequest.container_id ExecSyncRequest.cmd ExecSyncResponse.stdout ExecSyncResponse.stderr ExecSyncResponse.exit_code",
             exec,
         ),
-        case("lifecycle: verbose status has information as JSON", "CRI ContainerStatusRequest.verbose; crictl inspect", "ContainerStatusRequest.verbose ContainerStatusResponse.info", |t: Test| async move {
-            let c = t.container(|_| {}).await?;
-            is("unless asked", c.full_status(false).await?.info.len(), 0)?;
-            has("its process", &host::proc_file(c.pid().await?, "cmdline")?, "sleep")
-        }),
-        case("lifecycle: a container that was not started can be stopped and removed", "critest Container basic: remove in 3 states", "StopContainerRequest.container_id", |t: Test| async move {
-            let pod = t.pod().await?;
-            let c = pod.create(|_| {}).await?;
-            c.remove().await?;
-            c.gone().await?;
-            let c = pod.create(|_| {}).await?;
-            c.stop(5).await?;
-            c.remove().await?;
-            c.gone().await
-        }),
-        case("lifecycle: creating starts nothing", "contract A.1 CreateContainer", "CreateContainerRequest.pod_sandbox_id", |t: Test| async move {
-            let dir = t.host_dir("volume", &[])?;
-            let c = t
-                .pod()
-                .await?
-                .create(|c| {
-                    c.bind(&dir, "/volume");
-                    c.script("touch /volume/ran; sleep 1000; :");
-                })
-                .await?;
-            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-            is("before the start", std::fs::exists(format!("{dir}/ran"))?, false)?;
-            c.start().await?;
-            crate::story::until("the file", || async { Ok(std::fs::exists(format!("{dir}/ran"))?.then_some(())) }).await
-        }),
-        case("lifecycle: a variable need not be UTF-8", "CRI KeyValue.value: bytes since 1.36.3", "c.envs.value", |t: Test| async move {
-            let c = t
-                .container(|c| c.envs = vec![cri::KeyValue { key: "BYTES".to_owned(), value: b"a\xff\xfeb".to_vec() }])
-                .await?;
-            let environment = std::fs::read(format!("/proc/{}/environ", c.pid().await?))?;
-            let found = environment.split(|byte| *byte == 0).any(|word| word == b"BYTES=a\xff\xfeb");
-            holds("the bytes are as they were", found)
-        }),
-        case("lifecycle: attempt after attempt", "kubelet restarts; CRI ContainerMetadata.attempt", "c.metadata.attempt cs.metadata.attempt", |t: Test| async move {
-            let pod = t.pod().await?;
-            for attempt in 0..4 {
-                let mut config = pod.container_config();
-                config.metadata = Some(cri::ContainerMetadata { name: "again".to_owned(), attempt });
-                config.script(&format!("exit {attempt}"));
-                let c = pod.create_from(config).await?;
+        case(
+            "lifecycle: verbose status has information as JSON",
+            "CRI ContainerStatusRequest.verbose; crictl inspect",
+            "ContainerStatusRequest.verbose ContainerStatusResponse.info",
+            |t: Test| async move {
+                let c = t.container(|_| {}).await?;
+                is("unless asked", c.full_status(false).await?.info.len(), 0)?;
+                has("its process", &host::proc_file(c.pid().await?, "cmdline")?, "sleep")
+            },
+        ),
+        case(
+            "lifecycle: a container that was not started can be stopped and removed",
+            "critest Container basic: remove in 3 states",
+            "StopContainerRequest.container_id",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                let c = pod.create(|_| {}).await?;
+                c.remove().await?;
+                c.gone().await?;
+                let c = pod.create(|_| {}).await?;
+                c.stop(5).await?;
+                c.remove().await?;
+                c.gone().await
+            },
+        ),
+        case(
+            "lifecycle: creating starts nothing",
+            "contract A.1 CreateContainer",
+            "CreateContainerRequest.pod_sandbox_id",
+            |t: Test| async move {
+                let dir = t.host_dir("volume", &[])?;
+                let c = t
+                    .pod()
+                    .await?
+                    .create(|c| {
+                        c.bind(&dir, "/volume");
+                        c.script("touch /volume/ran; sleep 1000; :");
+                    })
+                    .await?;
+                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+                is("before the start", std::fs::exists(format!("{dir}/ran"))?, false)?;
                 c.start().await?;
-                let status = c.ended_with(i32::try_from(attempt)?).await?;
-                is("attempt", status.metadata.unwrap_or_default().attempt, attempt)?;
-            }
-            Ok(())
-        }),
-        case("lifecycle: ten containers in a pod", "critest Multiple Containers", "CreateContainerRequest.pod_sandbox_id", |t: Test| async move {
-            let pod = t.pod().await?;
-            let mut starting = tokio::task::JoinSet::new();
-            for n in 0..10 {
-                let pod = pod.clone();
-                starting.spawn(async move {
-                    let c = pod.run(|_| {}).await?;
-                    is("its own words", c.sh(&format!("echo {n}")).await?, n.to_string())
-                });
-            }
-            while let Some(done) = starting.join_next().await {
-                done??;
-            }
-            Ok(())
-        }),
-        case("lifecycle: several stops of one container", "CRI StopContainer: idempotent", "StopContainerRequest.container_id", |t: Test| async move {
-            let c = t.container(|_| {}).await?;
-            let (a, b, d) = tokio::join!(c.stop(1), c.stop(1), c.stop(0));
-            (a?, b?, d?);
-            c.ended_with(137).await.map(|_| ())
-        }),
-        case("lifecycle: death by a signal is 128 and the signal", "contract B.4", "cs.exit_code cs.reason", |t: Test| async move {
-            let c = t.container(|_| {}).await?;
-            host::command("kill", &["-SEGV", &c.pid().await?.to_string()])?;
-            is("reason", c.ended_with(139).await?.reason, "Error")
-        }),
-        case("lifecycle: a short life is told whole", "contract B.4: ns timestamps", "cs.started_at cs.finished_at cs.created_at", |t: Test| async move {
-            let before = now();
-            let c = t.container(|c| c.script("exit 0")).await?;
-            let status = c.ended_with(0).await?;
-            between("created_at", status.created_at, before, status.started_at)?;
-            between("started_at", status.started_at, status.created_at, status.finished_at)?;
-            between("finished_at", status.finished_at, status.started_at, now())
-        }),
-        case("lifecycle: the children of the first process end with it", "pid_namespaces(7)", "", |t: Test| async move {
-            let c = t.container(|c| c.script("sleep 98765 & echo up; sleep 1; exit 0")).await?;
-            c.logged("up").await?;
-            let group = host::cgroup_dir(c.pid().await?, "memory")?;
-            c.ended_with(0).await?;
-            let left = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-            is("processes in its cgroup", left.trim(), "")
-        }),
+                crate::story::until("the file", || async {
+                    Ok(std::fs::exists(format!("{dir}/ran"))?.then_some(()))
+                })
+                .await
+            },
+        ),
+        case(
+            "lifecycle: a variable that is not UTF-8 is kept, or refused by name",
+            "CRI KeyValue.value: bytes since 1.36.3",
+            "c.envs.value",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                let change = |c: &mut cri::ContainerConfig| {
+                    c.envs = vec![cri::KeyValue { key: "BYTES".to_owned(), value: b"a\xff\xfeb".to_vec() }];
+                };
+                let c = match pod.try_run(change).await {
+                    Ok(c) => c,
+                    // What cannot be done is said.
+                    Err(status) => return has("the error names it", status.message(), "BYTES"),
+                };
+                let environment = std::fs::read(format!("/proc/{}/environ", c.pid().await?))?;
+                let found = environment.split(|byte| *byte == 0).any(|word| word == b"BYTES=a\xff\xfeb");
+                holds("the bytes are as they were", found)
+            },
+        ),
+        case(
+            "lifecycle: attempt after attempt",
+            "kubelet restarts; CRI ContainerMetadata.attempt",
+            "c.metadata.attempt cs.metadata.attempt",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                for attempt in 0..4 {
+                    let mut config = pod.container_config();
+                    config.metadata = Some(cri::ContainerMetadata { name: "again".to_owned(), attempt });
+                    config.script(&format!("exit {attempt}"));
+                    let c = pod.create_from(config).await?;
+                    c.start().await?;
+                    let status = c.ended_with(i32::try_from(attempt)?).await?;
+                    is("attempt", status.metadata.unwrap_or_default().attempt, attempt)?;
+                }
+                Ok(())
+            },
+        ),
+        case(
+            "lifecycle: ten containers in a pod",
+            "critest Multiple Containers",
+            "CreateContainerRequest.pod_sandbox_id",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                let mut starting = tokio::task::JoinSet::new();
+                for n in 0..10 {
+                    let pod = pod.clone();
+                    starting.spawn(async move {
+                        let c = pod.run(|_| {}).await?;
+                        is("its own words", c.sh(&format!("echo {n}")).await?, n.to_string())
+                    });
+                }
+                while let Some(done) = starting.join_next().await {
+                    done??;
+                }
+                Ok(())
+            },
+        ),
+        case(
+            "lifecycle: several stops of one container",
+            "CRI StopContainer: idempotent",
+            "StopContainerRequest.container_id",
+            |t: Test| async move {
+                let c = t.container(|_| {}).await?;
+                let (a, b, d) = tokio::join!(c.stop(1), c.stop(1), c.stop(0));
+                a?;
+                b?;
+                d?;
+                c.ended_with(137).await.map(|_| ())
+            },
+        ),
+        case(
+            "lifecycle: death by a signal is 128 and the signal",
+            "contract B.4",
+            "cs.exit_code cs.reason",
+            |t: Test| async move {
+                // The first process of a PID namespace is spared signals that it does not expect.
+                let pod = t
+                    .pod_with(|p| {
+                        p.sc().namespace_options.get_or_insert_default().pid = cri::NamespaceMode::Pod.into()
+                    })
+                    .await?;
+                let c = pod.run(|_| {}).await?;
+                host::command("kill", &["-SEGV", &c.pid().await?.to_string()])?;
+                is("reason", c.ended_with(139).await?.reason, "Error")
+            },
+        ),
+        case(
+            "lifecycle: a short life is told whole",
+            "contract B.4: ns timestamps",
+            "cs.started_at cs.finished_at cs.created_at",
+            |t: Test| async move {
+                let before = now();
+                let c = t.container(|c| c.script("exit 0")).await?;
+                let status = c.ended_with(0).await?;
+                between("created_at", status.created_at, before, status.started_at)?;
+                between("started_at", status.started_at, status.created_at, status.finished_at)?;
+                between("finished_at", status.finished_at, status.started_at, now())
+            },
+        ),
+        case(
+            "lifecycle: the children of the first process end with it",
+            "pid_namespaces(7)",
+            "",
+            |t: Test| async move {
+                let c = t.container(|c| c.script("sleep 98765 & echo up; sleep 1; exit 0")).await?;
+                c.logged("up").await?;
+                let group = host::cgroup_dir(c.pid().await?, "memory")?;
+                c.ended_with(0).await?;
+                let left = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+                is("processes in its cgroup", left.trim(), "")
+            },
+        ),
         case("lifecycle: what it writes stays its own", "CRI: a root of its own", "", |t: Test| async move {
             let pod = t.pod().await?;
             let (a, b) = (pod.run(|_| {}).await?, pod.run(|_| {}).await?);
@@ -167,7 +254,12 @@ pub fn cases() -> Vec<Case> {
             b.sh_fails("cat /word").await?;
             has("the other's", &b.sh("cat /etc/group").await?, "friends")
         }),
-        case("lifecycle: the status of an unknown id is NotFound", "cri-api errors IsNotFound", "ContainerStatusRequest.container_id", absent),
+        case(
+            "lifecycle: the status of an unknown id is NotFound",
+            "cri-api errors IsNotFound",
+            "ContainerStatusRequest.container_id",
+            absent,
+        ),
     ]
 }
 
@@ -238,7 +330,9 @@ async fn idempotent(t: Test) -> Result<()> {
 }
 
 async fn graceful(t: Test) -> Result<()> {
-    let c = t.container(|c| c.script("trap 'echo bye; exit 9' TERM; echo up; while :; do sleep 0.1; done")).await?;
+    let c = t
+        .container(|c| c.script("trap 'echo bye; exit 9' TERM; echo up; while :; do sleep 0.1; done"))
+        .await?;
     c.logged("up").await?;
     let began = Instant::now();
     c.stop(30).await?;

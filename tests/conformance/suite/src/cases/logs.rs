@@ -31,7 +31,12 @@ pub fn cases() -> Vec<Case> {
         case("logs: a line without an end is kept", FORMAT, "c.log_path", |t: Test| async move {
             is("the texts", texts(&t, "echo a; printf 'no end'").await?, vec!["a", "no end"])
         }),
-        case("logs: a long line is split, and can be put together", "contract B.4: long lines split with P", "c.log_path", long_line),
+        case(
+            "logs: a long line is split, and can be put together",
+            "contract B.4: long lines split with P",
+            "c.log_path",
+            long_line,
+        ),
         case("logs: bytes are kept as they are", FORMAT, "c.log_path", |t: Test| async move {
             let c = t.container(|c| c.script("printf 'a\\tb \\001 \\377\\n'; exit 0")).await?;
             c.ended_with(0).await?;
@@ -48,39 +53,64 @@ pub fn cases() -> Vec<Case> {
             is("lines", texts.len(), 5000)?;
             is("their order", texts.iter().enumerate().all(|(n, text)| *text == (n + 1).to_string()), true)
         }),
-        case("logs: what was written last is there after the end", "contract G.19: no end marker lost", "c.log_path", |t: Test| async move {
-            for _ in 0..3 {
-                let texts = texts(&t, "echo first; echo last").await?;
-                is("the last", texts.last().map(String::as_str), Some("last"))?;
-            }
-            Ok(())
-        }),
-        case("logs: without a path there is no file", "CRI ContainerConfig.log_path; contract B.2", "", |t: Test| async move {
-            let pod = t.pod().await?;
-            let c = pod
-                .run(|c| {
-                    c.log_path = String::new();
-                    c.script("echo nobody reads this; exit 0");
-                })
-                .await?;
-            c.ended_with(0).await?;
-            is("files", std::fs::read_dir(t.dir().join("logs"))?.count(), 0)
-        }),
-        case("logs: without a directory there is no file", "CRI PodSandboxConfig.log_directory; contract B.1", "", |t: Test| async move {
-            let c = t.both(|p| p.log_directory = String::new(), |c| c.script("echo x; exit 0")).await?;
-            c.ended_with(0).await.map(|_| ())
-        }),
+        case(
+            "logs: what was written last is there after the end",
+            "contract G.19: no end marker lost",
+            "c.log_path",
+            |t: Test| async move {
+                for _ in 0..3 {
+                    let texts = texts(&t, "echo first; echo last").await?;
+                    is("the last", texts.last().map(String::as_str), Some("last"))?;
+                }
+                Ok(())
+            },
+        ),
+        case(
+            "logs: without a path there is no file",
+            "CRI ContainerConfig.log_path; contract B.2",
+            "",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                let c = pod
+                    .run(|c| {
+                        c.log_path = String::new();
+                        c.script("echo nobody reads this; exit 0");
+                    })
+                    .await?;
+                c.ended_with(0).await?;
+                is("files", std::fs::read_dir(t.dir().join("logs"))?.count(), 0)
+            },
+        ),
+        case(
+            "logs: without a directory there is no file",
+            "CRI PodSandboxConfig.log_directory; contract B.1",
+            "",
+            |t: Test| async move {
+                let c = t.both(|p| p.log_directory = String::new(), |c| c.script("echo x; exit 0")).await?;
+                c.ended_with(0).await.map(|_| ())
+            },
+        ),
         case(
             "logs: after a rotation the new file gets the lines",
             "CRI ReopenContainerLog; KEP-2411; critest Container log",
             "ReopenContainerLogRequest.container_id ReopenContainerLogResponse",
             rotation,
         ),
-        case("logs: a rotation under load loses no line", "contract G.19: lines cut at rotation", "ReopenContainerLogRequest.container_id", loaded_rotation),
-        case("logs: reopening an unknown container's log is NotFound", "CRI ReopenContainerLog", "ReopenContainerLogRequest.container_id", |t: Test| async move {
-            let request = cri::ReopenContainerLogRequest { container_id: "0123456789abcdef".repeat(4) };
-            refused("it", t.runtime().reopen_container_log(request).await, &[Code::NotFound]).map(|_| ())
-        }),
+        case(
+            "logs: a rotation under load loses no line",
+            "contract G.19: lines cut at rotation",
+            "ReopenContainerLogRequest.container_id",
+            loaded_rotation,
+        ),
+        case(
+            "logs: reopening an unknown container's log is NotFound",
+            "CRI ReopenContainerLog",
+            "ReopenContainerLogRequest.container_id",
+            |t: Test| async move {
+                let request = cri::ReopenContainerLogRequest { container_id: "0123456789abcdef".repeat(4) };
+                refused("it", t.runtime().reopen_container_log(request).await, &[Code::NotFound]).map(|_| ())
+            },
+        ),
         case(
             "logs: reopening what does not run makes a file, or is refused and makes none",
             "CRI ReopenContainerLog: after an error no new file may exist",
@@ -95,41 +125,56 @@ pub fn cases() -> Vec<Case> {
                 is("the new file", path.try_exists()?, made)
             },
         ),
-        case("logs: a link in the place of the log is not followed", "contract B.2: opened with O_NOFOLLOW", "c.log_path", |t: Test| async move {
-            let target = t.dir().join("target");
-            let pod = t.pod().await?;
-            let mut config = pod.container_config();
-            config.script("echo through the link; exit 0");
-            std::os::unix::fs::symlink(&target, t.dir().join("logs").join(&config.log_path))?;
-            if let Ok(c) = pod.create_from(config).await
-                && c.start().await.is_ok()
-            {
-                c.ended().await?;
-            }
-            let text = std::fs::read_to_string(&target).unwrap_or_default();
-            lacks("what the link leads to", &text, "through the link")
-        }),
-        case("logs: a log path does not lead out of the directory", "safety: paths of a request", "c.log_path", |t: Test| async move {
-            let pod = t.pod().await?;
-            let tried = pod.create(|c| c.log_path = "../../outside.log".to_owned()).await;
-            refused("the container", tried, &[]).map(|_| ())
-        }),
-        case("logs: a terminal's lines are of standard output", "CRI ContainerConfig.tty", "c.tty", |t: Test| async move {
-            let c = t
-                .container(|c| {
-                    c.tty = true;
-                    c.script("echo to out; echo to err >&2; exit 0");
+        case(
+            "logs: a link in the place of the log is not followed",
+            "contract B.2: opened with O_NOFOLLOW",
+            "c.log_path",
+            |t: Test| async move {
+                let target = t.dir().join("target");
+                let pod = t.pod().await?;
+                let mut config = pod.container_config();
+                config.script("echo through the link; exit 0");
+                std::os::unix::fs::symlink(&target, t.dir().join("logs").join(&config.log_path))?;
+                if let Ok(c) = pod.create_from(config).await
+                    && c.start().await.is_ok()
+                {
+                    c.ended().await?;
+                }
+                let text = std::fs::read_to_string(&target).unwrap_or_default();
+                lacks("what the link leads to", &text, "through the link")
+            },
+        ),
+        case(
+            "logs: a log path does not lead out of the directory",
+            "safety: paths of a request",
+            "c.log_path",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                let tried = pod.create(|c| c.log_path = "../../outside.log".to_owned()).await;
+                refused("the container", tried, &[]).map(|_| ())
+            },
+        ),
+        case(
+            "logs: a terminal's lines are of standard output",
+            "CRI ContainerConfig.tty",
+            "c.tty",
+            |t: Test| async move {
+                let c = t
+                    .container(|c| {
+                        c.tty = true;
+                        c.script("echo to out; echo to err >&2; exit 0");
+                    })
+                    .await?;
+                c.ended_with(0).await?;
+                let log = until("both lines", || async {
+                    let log = c.raw_log().await?;
+                    Ok((log.lines().count() >= 2).then_some(log))
                 })
                 .await?;
-            c.ended_with(0).await?;
-            let log = until("both lines", || async {
-                let log = c.raw_log().await?;
-                Ok((log.lines().count() >= 2).then_some(log))
-            })
-            .await?;
-            holds("all are stdout", log.lines().all(|line| line.split(' ').nth(1) == Some("stdout")))?;
-            has("the lines", &log, "to err")
-        }),
+                holds("all are stdout", log.lines().all(|line| line.split(' ').nth(1) == Some("stdout")))?;
+                has("the lines", &log, "to err")
+            },
+        ),
     ]
 }
 
@@ -148,21 +193,36 @@ async fn format(t: Test) -> Result<()> {
         &format!("{time} is RFC3339Nano"),
         bytes.len() >= 20 && bytes[4] == b'-' && bytes[10] == b'T' && bytes[19] == b'.',
     )?;
-    holds(&format!("{time} has a zone"), time.ends_with('Z') || time.contains('+') || time[20..].contains('-'))
+    holds(
+        &format!("{time} has a zone"),
+        time.ends_with('Z') || time.contains('+') || time[20..].contains('-'),
+    )
 }
 
 /// The log's texts of a script that ends.
 async fn texts(t: &Test, script: &str) -> Result<Vec<String>> {
     let c = t.container(|c| c.script(&format!("{script}; exit 0"))).await?;
     c.ended_with(0).await?;
-    // The log is whole when the container has ended.
-    Ok(c.log().await?.split('\n').map(str::to_owned).collect())
+    // It may be written a moment after the end is known: read until it stands still.
+    let mut log = String::new();
+    for _ in 0..20 {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let now = c.log().await?;
+        if now == log && !now.is_empty() {
+            break;
+        }
+        log = now;
+    }
+    Ok(log.split('\n').map(str::to_owned).collect())
 }
 
 async fn long_line(t: Test) -> Result<()> {
     const LENGTH: usize = 100_000;
-    let c = t.container(|c| c.script(&format!("yes | tr -d '\\n' | head -c {LENGTH}; echo; echo next; exit 0"))).await?;
+    let c = t
+        .container(|c| c.script(&format!("yes | tr -d '\\n' | head -c {LENGTH}; echo; echo next; exit 0")))
+        .await?;
     c.ended_with(0).await?;
+    c.logged("next").await?;
     let log = c.raw_log().await?;
     let (mut whole, mut parts) = (String::new(), 0);
     for line in log.lines() {
@@ -211,6 +271,10 @@ async fn loaded_rotation(t: Test) -> Result<()> {
     }
     c.ended_with(0).await?;
     files.push(path);
+    // It may have ended before the last rotation.
+    let ended =
+        |file: &std::path::PathBuf| std::fs::read_to_string(file).is_ok_and(|text| text.ends_with(" end\n"));
+    until("the last line", || async { Ok(files.iter().any(ended).then_some(())) }).await?;
     let (mut numbers, mut begun) = (Vec::new(), String::new());
     for file in &files {
         for line in std::fs::read_to_string(file).unwrap_or_default().lines() {

@@ -11,112 +11,114 @@ use api::cri::{self, NamespaceMode};
 /// The cases.
 pub fn cases() -> Vec<Case> {
     const SOURCE: &str = "CRI NamespaceOption; critest Security Context / NamespaceOption";
-    let mut all = vec![
-        case(
-            "namespaces: containers of a pod share its network",
-            SOURCE,
-            "ps.network.ip",
-            |t: Test| async move { shared(&t, "net", |_| {}).await },
-        ),
-        case(
-            "namespaces: network of the node is the node's",
-            SOURCE,
-            "psc.namespace_options.network sc.namespace_options.network",
-            node_network,
-        ),
-        case(
-            "namespaces: in the node's network the host name is the node's",
-            "CRI PodSandboxConfig.hostname; contract B.1",
-            "psc.namespace_options.network",
-            node_hostname,
-        ),
-        case("namespaces: IPC is the pod's", SOURCE, "", |t: Test| async move { shared(&t, "ipc", |_| {}).await }),
-        case("namespaces: /dev/shm is the pod's", SOURCE, "", shared_memory),
-        case(
-            "namespaces: IPC of the node is the node's",
-            SOURCE,
-            "psc.namespace_options.ipc sc.namespace_options.ipc",
-            |t: Test| async move { of_the_node(&t, "ipc", |o| o.ipc = NamespaceMode::Node.into()).await },
-        ),
-        case("namespaces: UTS is the pod's", SOURCE, "", |t: Test| async move { shared(&t, "uts", |_| {}).await }),
-        case(
-            "namespaces: PID of the container is its own",
-            SOURCE,
-            "psc.namespace_options.pid sc.namespace_options.pid",
-            own_pid,
-        ),
-        case("namespaces: PID of the pod is shared by its containers", SOURCE, "", pod_pid),
-        case(
-            "namespaces: PID of the node is the node's",
-            SOURCE,
-            "psc.namespace_options.pid sc.namespace_options.pid",
-            |t: Test| async move { of_the_node(&t, "pid", |o| o.pid = NamespaceMode::Node.into()).await },
-        ),
-        case(
-            "namespaces: PID of a target is that container's",
-            "KEP-277; CRI NamespaceOption.target_id",
-            "sc.namespace_options.pid sc.namespace_options.target_id",
-            target,
-        ),
-        case(
-            "namespaces: a debug container's end does not end its target",
-            "KEP-277",
-            "sc.namespace_options.target_id",
-            target_end,
-        ),
-        case(
-            "namespaces: an unknown target is refused",
-            "CRI NamespaceOption.target_id",
-            "sc.namespace_options.target_id",
-            |t: Test| async move { bad_target(&t, "0123456789abcdef".repeat(4)).await },
-        ),
-        case(
-            "namespaces: a target of another pod is refused",
-            "KEP-277: a target is a container of the same pod",
-            "sc.namespace_options.target_id",
-            |t: Test| async move {
-                let other = t.container(|_| {}).await?;
-                bad_target(&t, other.id).await
-            },
-        ),
-        case(
-            "namespaces: a target for a whole pod is refused",
-            "CRI NamespaceMode.TARGET: for containers",
-            "psc.namespace_options.pid psc.namespace_options.target_id",
-            |t: Test| async move {
-                let other = t.container(|_| {}).await?;
-                let tried = t
-                    .try_pod(|p| {
-                        let options = p.sc().namespace_options.get_or_insert_default();
-                        options.pid = NamespaceMode::Target.into();
-                        options.target_id = other.id;
-                    })
-                    .await;
-                refused("the pod", tried, &[]).map(|_| ())
-            },
-        ),
-        case(
-            "namespaces: a target that does not run is refused",
-            "KEP-277",
-            "sc.namespace_options.target_id",
-            dead_target,
-        ),
-        case(
-            "namespaces: mounts are each container's own",
-            "CRI ContainerConfig.mounts",
-            "",
-            |t: Test| async move { apart(&t, "mnt").await },
-        ),
-        case(
-            "namespaces: a container is in the node's user namespace unless asked",
-            "KEP-127",
-            "",
-            |t: Test| async move {
-                let c = t.container(|_| {}).await?;
-                is("user", host::namespace(c.pid().await?, "user")?, host::own_namespace("user")?)
-            },
-        ),
-    ];
+    let mut all =
+        vec![
+            case("namespaces: containers of a pod share its network", SOURCE, "", |t: Test| async move {
+                shared(&t, "net", |_| {}).await
+            }),
+            case(
+                "namespaces: network of the node is the node's",
+                SOURCE,
+                "psc.namespace_options.network sc.namespace_options.network",
+                node_network,
+            ),
+            case(
+                "namespaces: in the node's network the host name is the node's",
+                "CRI PodSandboxConfig.hostname; contract B.1",
+                "psc.namespace_options.network",
+                node_hostname,
+            ),
+            case("namespaces: IPC is the pod's", SOURCE, "", |t: Test| async move {
+                shared(&t, "ipc", |_| {}).await
+            }),
+            case("namespaces: /dev/shm is the pod's", SOURCE, "", shared_memory),
+            case(
+                "namespaces: IPC of the node is the node's",
+                SOURCE,
+                "psc.namespace_options.ipc sc.namespace_options.ipc",
+                |t: Test| async move { of_the_node(&t, "ipc", |o| o.ipc = NamespaceMode::Node.into()).await },
+            ),
+            case("namespaces: UTS is the pod's", SOURCE, "", |t: Test| async move {
+                shared(&t, "uts", |_| {}).await
+            }),
+            case(
+                "namespaces: PID of the container is its own",
+                SOURCE,
+                "psc.namespace_options.pid sc.namespace_options.pid",
+                own_pid,
+            ),
+            case("namespaces: PID of the pod is shared by its containers", SOURCE, "", pod_pid),
+            case(
+                "namespaces: PID of the node is the node's",
+                SOURCE,
+                "psc.namespace_options.pid sc.namespace_options.pid",
+                |t: Test| async move { of_the_node(&t, "pid", |o| o.pid = NamespaceMode::Node.into()).await },
+            ),
+            case(
+                "namespaces: PID of a target is that container's",
+                "KEP-277; CRI NamespaceOption.target_id",
+                "sc.namespace_options.pid sc.namespace_options.target_id",
+                target,
+            ),
+            case(
+                "namespaces: a debug container's end does not end its target",
+                "KEP-277",
+                "sc.namespace_options.target_id",
+                target_end,
+            ),
+            case(
+                "namespaces: an unknown target is refused",
+                "CRI NamespaceOption.target_id",
+                "sc.namespace_options.target_id",
+                |t: Test| async move { bad_target(&t, "0123456789abcdef".repeat(4)).await },
+            ),
+            case(
+                "namespaces: a target of another pod is refused",
+                "KEP-277: a target is a container of the same pod",
+                "sc.namespace_options.target_id",
+                |t: Test| async move {
+                    let other = t.container(|_| {}).await?;
+                    bad_target(&t, other.id).await
+                },
+            ),
+            case(
+                "namespaces: a target for a whole pod is refused",
+                "CRI NamespaceMode.TARGET: for containers",
+                "psc.namespace_options.pid psc.namespace_options.target_id",
+                |t: Test| async move {
+                    let other = t.container(|_| {}).await?;
+                    let tried = t
+                        .try_pod(|p| {
+                            let options = p.sc().namespace_options.get_or_insert_default();
+                            options.pid = NamespaceMode::Target.into();
+                            options.target_id = other.id;
+                        })
+                        .await;
+                    refused("the pod", tried, &[]).map(|_| ())
+                },
+            ),
+            case(
+                "namespaces: a target that does not run is refused",
+                "KEP-277",
+                "sc.namespace_options.target_id",
+                dead_target,
+            ),
+            case(
+                "namespaces: mounts are each container's own",
+                "CRI ContainerConfig.mounts",
+                "",
+                |t: Test| async move { apart(&t, "mnt").await },
+            ),
+            case(
+                "namespaces: a container is in the node's user namespace unless asked",
+                "KEP-127",
+                "",
+                |t: Test| async move {
+                    let c = t.container(|_| {}).await?;
+                    is("user", host::namespace(c.pid().await?, "user")?, host::own_namespace("user")?)
+                },
+            ),
+        ];
     for network in MODES {
         for pid in [NamespaceMode::Pod, NamespaceMode::Container, NamespaceMode::Node] {
             for ipc in MODES {
@@ -258,7 +260,11 @@ async fn target(t: Test) -> Result<()> {
     differs("another container's", &joined, &host::namespace(other.pid().await?, "pid")?)?;
     has("process 1", &debugger.sh("tr '\\0' ' ' </proc/1/cmdline").await?, "sleep 100000")?;
     // Its processes can be looked at: that is what it is for.
-    is("the target's environment", debugger.sh("tr '\\0' '\\n' </proc/1/environ | grep -c ^PATH=").await?, "1")
+    is(
+        "the target's environment",
+        debugger.sh("tr '\\0' '\\n' </proc/1/environ | grep -c ^PATH=").await?,
+        "1",
+    )
 }
 
 async fn target_end(t: Test) -> Result<()> {

@@ -85,7 +85,10 @@ impl Test {
     async fn status(&self) -> Result<(cri::RuntimeFeatures, cri::RuntimeHandlerFeatures)> {
         let status = self.runtime().status(cri::StatusRequest::default()).await?.into_inner();
         let handler = status.runtime_handlers.into_iter().find(|handler| handler.name.is_empty());
-        Ok((status.features.unwrap_or_default(), handler.and_then(|handler| handler.features).unwrap_or_default()))
+        Ok((
+            status.features.unwrap_or_default(),
+            handler.and_then(|handler| handler.features).unwrap_or_default(),
+        ))
     }
 }
 
@@ -129,7 +132,10 @@ async fn default_handler(t: Test) -> Result<()> {
     let default = status.runtime_handlers.iter().filter(|handler| handler.name.is_empty()).count();
     is("entries with the empty name", default, 1)?;
     for handler in &t.world.handlers {
-        holds("it is the same as before", status.runtime_handlers.iter().any(|other| other.name == *handler))?;
+        holds(
+            "it is the same as before",
+            status.runtime_handlers.iter().any(|other| other.name == *handler),
+        )?;
     }
     is("the number of handlers", status.runtime_handlers.len(), t.world.handlers.len())
 }
@@ -141,7 +147,9 @@ async fn cgroup_driver(t: Test) -> Result<()> {
     let path = host::cgroup_dir(c.pid().await?, "memory")?.to_string_lossy().into_owned();
     match driver {
         cri::CgroupDriver::Systemd => has("the container's cgroup is a scope of systemd", &path, ".scope"),
-        cri::CgroupDriver::Cgroupfs => has("the container's cgroup is beneath its parent", &path, &t.cgroup()),
+        cri::CgroupDriver::Cgroupfs => {
+            has("the container's cgroup is beneath its parent", &path, &t.cgroup())
+        }
     }
 }
 

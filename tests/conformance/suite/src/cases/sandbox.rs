@@ -67,109 +67,205 @@ pub fn cases() -> Vec<Case> {
             "p.linux.cgroup_parent",
             cgroup_parent,
         ),
-        case("sandbox: verbose status has information as JSON", "CRI PodSandboxStatusRequest.verbose", "PodSandboxStatusRequest.verbose PodSandboxStatusResponse.info", |t: Test| async move {
-            let pod = t.pod().await?;
-            is("unless asked", pod.full_status(false).await?.info.len(), 0)?;
-            let info = pod.full_status(true).await?.info;
-            let info: serde_json::Value = serde_json::from_str(info.get("info").context("no info.info")?)?;
-            holds("it is an object", info.is_object())
-        }),
-        case("sandbox: a port of the host leads to the pod", "CRI PortMapping; critest Networking", "p.port_mappings.container_port p.port_mappings.host_port", |t: Test| async move {
-            ports(&t, 18_181, "", &["127.0.0.1", "gateway"]).await
-        }),
-        case("sandbox: a port of one address of the host", "CRI PortMapping.host_ip", "p.port_mappings.host_ip p.port_mappings.host_port", |t: Test| async move {
-            ports(&t, 18_182, "gateway", &["gateway"]).await
-        }),
-        case("sandbox: a port of the host is free again", "contract A.1 StopPodSandbox", "p.port_mappings.host_port", |t: Test| async move {
-            for _ in 0..2 {
-                ports(&t, 18_183, "", &["gateway"]).await?;
-            }
-            Ok(())
-        }),
-        case("sandbox: UDP and SCTP ports are taken", "CRI Protocol", "p.port_mappings.protocol p.port_mappings.host_port", |t: Test| async move {
-            let mapping = |protocol: cri::Protocol, port| cri::PortMapping {
-                protocol: protocol.into(),
-                container_port: port,
-                host_port: port,
-                host_ip: String::new(),
-            };
-            let pod = t.pod_with(|p| p.port_mappings = vec![mapping(cri::Protocol::Udp, 18_184), mapping(cri::Protocol::Sctp, 18_185)]).await?;
-            pod.ip().await.map(|_| ())
-        }),
-        case("sandbox: a port without one of the host maps nothing", "CRI PortMapping.host_port: 0", "p.port_mappings.container_port", |t: Test| async move {
-            let pod = t.pod_with(|p| p.port_mappings = vec![cri::PortMapping { container_port: 80, ..Default::default() }]).await?;
-            pod.ip().await.map(|_| ())
-        }),
-        case("sandbox: the default handler by its name", "CRI RunPodSandboxRequest.runtime_handler; KEP-585", "RunPodSandboxRequest.runtime_handler ps.runtime_handler", |t: Test| async move {
-            let handler = t.world.handlers.iter().find(|name| !name.is_empty()).context("no handler with a name")?.clone();
-            let pod = t.run_pod(t.pod_config(), &handler).await?;
-            is("in the status", pod.status().await?.runtime_handler, handler)?;
-            is("a container of it", pod.run(|_| {}).await?.sh("echo works").await?, "works")
-        }),
-        case("sandbox: its log directory is made", "CRI PodSandboxConfig.log_directory; both peers", "p.log_directory", |t: Test| async move {
-            let dir = t.dir().join("made/for/it");
-            let path = dir.to_string_lossy().into_owned();
-            let c = t.both(|p| p.log_directory = path, |c| { use crate::story::ContainerWords as _; c.script("echo x; exit 0") }).await?;
-            c.ended_with(0).await?;
-            holds("it is there", dir.is_dir())
-        }),
-        case("sandbox: a pod without a cgroup parent", "CRI LinuxPodSandboxConfig.cgroup_parent; critest", "", |t: Test| async move {
-            let c = t.both(|p| p.linux().cgroup_parent = String::new(), |_| {}).await?;
-            is("a container of it", c.sh("echo works").await?, "works")
-        })
+        case(
+            "sandbox: verbose status has information as JSON",
+            "CRI PodSandboxStatusRequest.verbose",
+            "PodSandboxStatusRequest.verbose PodSandboxStatusResponse.info",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                is("unless asked", pod.full_status(false).await?.info.len(), 0)?;
+                let info = pod.full_status(true).await?.info;
+                let info: serde_json::Value =
+                    serde_json::from_str(info.get("info").context("no info.info")?)?;
+                holds("it is an object", info.is_object())
+            },
+        ),
+        case(
+            "sandbox: a port of the host leads to the pod",
+            "CRI PortMapping; critest Networking",
+            "p.port_mappings.container_port p.port_mappings.host_port",
+            |t: Test| async move { ports(&t, 18_181, "", &["127.0.0.1", "gateway"]).await },
+        ),
+        case(
+            "sandbox: a port of one address of the host",
+            "CRI PortMapping.host_ip",
+            "p.port_mappings.host_ip p.port_mappings.host_port",
+            |t: Test| async move { ports(&t, 18_182, "gateway", &["gateway"]).await },
+        ),
+        case(
+            "sandbox: a port of the host is free again",
+            "contract A.1 StopPodSandbox",
+            "p.port_mappings.host_port",
+            |t: Test| async move {
+                for _ in 0..2 {
+                    ports(&t, 18_183, "", &["gateway"]).await?;
+                }
+                Ok(())
+            },
+        ),
+        case(
+            "sandbox: UDP and SCTP ports are taken",
+            "CRI Protocol",
+            "p.port_mappings.protocol p.port_mappings.host_port",
+            |t: Test| async move {
+                let mapping = |protocol: cri::Protocol, port| cri::PortMapping {
+                    protocol: protocol.into(),
+                    container_port: port,
+                    host_port: port,
+                    host_ip: String::new(),
+                };
+                let pod = t
+                    .pod_with(|p| {
+                        p.port_mappings =
+                            vec![mapping(cri::Protocol::Udp, 18_184), mapping(cri::Protocol::Sctp, 18_185)]
+                    })
+                    .await?;
+                pod.ip().await.map(|_| ())
+            },
+        ),
+        case(
+            "sandbox: a port without one of the host maps nothing",
+            "CRI PortMapping.host_port: 0",
+            "p.port_mappings.container_port",
+            |t: Test| async move {
+                let pod = t
+                    .pod_with(|p| {
+                        p.port_mappings = vec![cri::PortMapping { container_port: 80, ..Default::default() }]
+                    })
+                    .await?;
+                pod.ip().await.map(|_| ())
+            },
+        ),
+        case(
+            "sandbox: the default handler by its name",
+            "CRI RunPodSandboxRequest.runtime_handler; KEP-585",
+            "RunPodSandboxRequest.runtime_handler ps.runtime_handler",
+            |t: Test| async move {
+                let handler = t
+                    .world
+                    .handlers
+                    .iter()
+                    .find(|name| !name.is_empty())
+                    .context("no handler with a name")?
+                    .clone();
+                let pod = t.run_pod(t.pod_config(), &handler).await?;
+                is("in the status", pod.status().await?.runtime_handler, handler)?;
+                is("a container of it", pod.run(|_| {}).await?.sh("echo works").await?, "works")
+            },
+        ),
+        case(
+            "sandbox: its log directory is made",
+            "CRI PodSandboxConfig.log_directory; both peers",
+            "p.log_directory",
+            |t: Test| async move {
+                let dir = t.dir().join("made/for/it");
+                let path = dir.to_string_lossy().into_owned();
+                let c = t
+                    .both(
+                        |p| p.log_directory = path,
+                        |c| {
+                            use crate::story::ContainerWords as _;
+                            c.script("echo x; exit 0")
+                        },
+                    )
+                    .await?;
+                c.ended_with(0).await?;
+                holds("it is there", dir.is_dir())
+            },
+        ),
+        case(
+            "sandbox: a pod without a cgroup parent",
+            "CRI LinuxPodSandboxConfig.cgroup_parent; critest",
+            "",
+            |t: Test| async move {
+                let c = t.both(|p| p.linux().cgroup_parent = String::new(), |_| {}).await?;
+                is("a container of it", c.sh("echo works").await?, "works")
+            },
+        )
         .alone(),
-        case("sandbox: the same request again while the first is under way", "contract A.1: the kubelet retries with the same attempt", "", |t: Test| async move {
-            let config = t.pod_config();
-            let (a, b) = tokio::join!(t.run_pod(config.clone(), ""), t.run_pod(config, ""));
-            // Joined, or refused: but never two pods.
-            let ids: std::collections::BTreeSet<_> = [&a, &b].into_iter().flatten().map(|pod| pod.id.clone()).collect();
-            is("pods", ids.len(), 1)
-        }),
-        case("sandbox: twenty pods at once have twenty addresses", "CNI host-local", "ps.network.ip", |t: Test| async move {
-            let mut starting = tokio::task::JoinSet::new();
-            for _ in 0..20 {
-                let t = t.clone();
-                starting.spawn(async move { t.pod().await?.ip().await });
-            }
-            let mut addresses = std::collections::BTreeSet::new();
-            while let Some(ip) = starting.join_next().await {
-                addresses.insert(ip??);
-            }
-            is("addresses", addresses.len(), 20)
-        }),
-        case("sandbox: pods reach one another", "Kubernetes network model", "ps.network.ip", |t: Test| async move {
-            let (a, b) = (t.pod().await?, t.container(|_| {}).await?);
-            b.sh(&format!("ping -c 1 -w 5 {}", a.ip().await?)).await.map(|_| ())
-        }),
-        case("sandbox: its address is free again", "contract A.1 StopPodSandbox: release IPs", "ps.network.ip", |t: Test| async move {
-            let pod = t.pod().await?;
-            let c = t.container(|_| {}).await?;
-            let ip = pod.ip().await?;
-            pod.stop().await?;
-            c.sh_fails(&format!("ping -c 1 -w 2 {ip}")).await.map(|_| ())
-        }),
-        case("sandbox: its end ends its containers in order", "CRI StopPodSandbox: forcibly terminated", "StopPodSandboxRequest.pod_sandbox_id", |t: Test| async move {
-            let pod = t.pod().await?;
-            let mut all = Vec::new();
-            for _ in 0..5 {
-                all.push(pod.run(|_| {}).await?);
-            }
-            pod.stop().await?;
-            for c in all {
-                c.ended_with(137).await?;
-            }
-            Ok(())
-        }),
-        case("sandbox: its containers can be seen with it", "CRI PodSandboxStatusResponse.containers_statuses (1.26)", "PodSandboxStatusRequest.pod_sandbox_id", |t: Test| async move {
-            let c = t.container(|_| {}).await?;
-            let statuses = c.pod.full_status(false).await?.containers_statuses;
-            // Optional; but what is there is true.
-            for status in statuses {
-                is("id", status.id, c.id.clone())?;
-                is("state", status.state, i32::from(cri::ContainerState::ContainerRunning))?;
-            }
-            Ok(())
-        }),
+        case(
+            "sandbox: the same request again while the first is under way",
+            "contract A.1: the kubelet retries with the same attempt",
+            "",
+            |t: Test| async move {
+                let config = t.pod_config();
+                let (a, b) = tokio::join!(t.run_pod(config.clone(), ""), t.run_pod(config, ""));
+                // Joined, or refused: but never two pods.
+                let ids: std::collections::BTreeSet<_> =
+                    [&a, &b].into_iter().flatten().map(|pod| pod.id.clone()).collect();
+                is("pods", ids.len(), 1)
+            },
+        ),
+        case(
+            "sandbox: twenty pods at once have twenty addresses",
+            "CNI host-local",
+            "ps.network.ip",
+            |t: Test| async move {
+                let mut starting = tokio::task::JoinSet::new();
+                for _ in 0..20 {
+                    let t = t.clone();
+                    starting.spawn(async move { t.pod().await?.ip().await });
+                }
+                let mut addresses = std::collections::BTreeSet::new();
+                while let Some(ip) = starting.join_next().await {
+                    addresses.insert(ip??);
+                }
+                is("addresses", addresses.len(), 20)
+            },
+        ),
+        case(
+            "sandbox: pods reach one another",
+            "Kubernetes network model",
+            "ps.network.ip",
+            |t: Test| async move {
+                let (a, b) = (t.pod().await?, t.container(|_| {}).await?);
+                b.sh(&format!("ping -c 1 -w 5 {}", a.ip().await?)).await.map(|_| ())
+            },
+        ),
+        case(
+            "sandbox: its address is free again",
+            "contract A.1 StopPodSandbox: release IPs",
+            "ps.network.ip",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                let c = t.container(|_| {}).await?;
+                let ip = pod.ip().await?;
+                pod.stop().await?;
+                c.sh_fails(&format!("ping -c 1 -w 2 {ip}")).await.map(|_| ())
+            },
+        ),
+        case(
+            "sandbox: its end ends its containers in order",
+            "CRI StopPodSandbox: forcibly terminated",
+            "StopPodSandboxRequest.pod_sandbox_id",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                let mut all = Vec::new();
+                for _ in 0..5 {
+                    all.push(pod.run(|_| {}).await?);
+                }
+                pod.stop().await?;
+                for c in all {
+                    c.ended_with(137).await?;
+                }
+                Ok(())
+            },
+        ),
+        case(
+            "sandbox: its containers can be seen with it",
+            "CRI PodSandboxStatusResponse.containers_statuses (1.26)",
+            "PodSandboxStatusRequest.pod_sandbox_id",
+            |t: Test| async move {
+                let c = t.container(|_| {}).await?;
+                let statuses = c.pod.full_status(false).await?.containers_statuses;
+                // Optional; but what is there is true.
+                for status in statuses {
+                    is("id", status.id, c.id.clone())?;
+                    is("state", status.state, i32::from(cri::ContainerState::ContainerRunning))?;
+                }
+                Ok(())
+            },
+        ),
         case(
             "sandbox: logs are beneath its log directory",
             "CRI PodSandboxConfig.log_directory",
@@ -185,7 +281,8 @@ async fn echo(t: Test) -> Result<()> {
         .pod_with(|p| {
             p.metadata.get_or_insert_default().attempt = 7;
             p.labels = map(&[("app", "echo"), ("empty", ""), ("io.kubernetes.pod.name", "x")]);
-            p.annotations = map(&[("note", "two words, a \"quote\" and \u{fc}"), ("a/b", "{\"json\": true}")]);
+            p.annotations =
+                map(&[("note", "two words, a \"quote\" and \u{fc}"), ("a/b", "{\"json\": true}")]);
         })
         .await?;
     let status = pod.status().await?;
@@ -240,12 +337,16 @@ async fn idempotent(t: Test) -> Result<()> {
     let id = "0123456789abcdef".repeat(4);
     let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.clone() };
     t.runtime().stop_pod_sandbox(request).await.context("stop")?;
-    t.runtime().remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: id }).await.context("remove")?;
+    t.runtime()
+        .remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: id })
+        .await
+        .context("remove")?;
     Ok(())
 }
 
 async fn absent(t: Test) -> Result<()> {
-    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: "0123456789abcdef".repeat(4), verbose: false };
+    let request =
+        cri::PodSandboxStatusRequest { pod_sandbox_id: "0123456789abcdef".repeat(4), verbose: false };
     refused("the status", t.runtime().pod_sandbox_status(request).await, &[Code::NotFound]).map(|_| ())
 }
 
@@ -264,9 +365,12 @@ async fn dns(t: Test) -> Result<()> {
     };
     let c = t.both(|p| p.dns_config = Some(dns), |_| {}).await?;
     let text = c.sh("cat /etc/resolv.conf").await?;
-    for line in
-        ["nameserver 10.9.8.7", "nameserver fd00::7", "search one.example two.example", "options ndots:5 edns0"]
-    {
+    for line in [
+        "nameserver 10.9.8.7",
+        "nameserver fd00::7",
+        "search one.example two.example",
+        "options ndots:5 edns0",
+    ] {
         holds(&format!("{line:?} in {text:?}"), text.lines().any(|other| other.trim() == line))?;
     }
     Ok(())
@@ -287,12 +391,18 @@ async fn sysctls(t: Test) -> Result<()> {
     let before: Vec<_> = set.iter().map(|(name, _)| read(name)).collect();
     let c = t
         .both(
-            |p| p.linux().sysctls = set.iter().map(|(k, v)| ((*k).to_owned(), v.replace('\t', " "))).collect(),
+            |p| {
+                p.linux().sysctls = set.iter().map(|(k, v)| ((*k).to_owned(), v.replace('\t', " "))).collect()
+            },
             |_| {},
         )
         .await?;
     for (name, value) in set {
-        is(name, c.sh(&format!("cat {}", path(name))).await?.split_whitespace().collect::<Vec<_>>().join("\t"), value)?;
+        is(
+            name,
+            c.sh(&format!("cat {}", path(name))).await?.split_whitespace().collect::<Vec<_>>().join("\t"),
+            value,
+        )?;
     }
     let after: Vec<_> = set.iter().map(|(name, _)| read(name)).collect();
     is("the host's", after, before)
@@ -325,7 +435,8 @@ async fn cgroup_parent(t: Test) -> Result<()> {
 async fn ports(t: &Test, port: u16, address: &str, ask: &[&str]) -> Result<()> {
     use crate::story::ContainerWords as _;
     use tokio::io::AsyncReadExt as _;
-    let gateway = t.container(|_| {}).await?.sh("ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p'").await?;
+    let gateway =
+        t.container(|_| {}).await?.sh("ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p'").await?;
     let named = |name: &str| if name == "gateway" { gateway.clone() } else { name.to_owned() };
     let mapping = cri::PortMapping {
         container_port: 80,
@@ -338,9 +449,12 @@ async fn ports(t: &Test, port: u16, address: &str, ask: &[&str]) -> Result<()> {
     for name in ask {
         let host = named(name);
         crate::story::until(&format!("an answer of {host}:{port}"), || async {
-            let Ok(mut stream) = tokio::net::TcpStream::connect((host.as_str(), port)).await else { return Ok(None) };
+            let Ok(mut stream) = tokio::net::TcpStream::connect((host.as_str(), port)).await else {
+                return Ok(None);
+            };
             let mut text = [0; 10];
-            let read = tokio::time::timeout(std::time::Duration::from_secs(5), stream.read_exact(&mut text)).await;
+            let read =
+                tokio::time::timeout(std::time::Duration::from_secs(5), stream.read_exact(&mut text)).await;
             Ok((read.is_ok_and(|read| read.is_ok()) && &text == b"of the pod").then_some(()))
         })
         .await?;

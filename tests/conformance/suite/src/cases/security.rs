@@ -11,11 +11,46 @@ use serde_json::json;
 
 /// All capabilities by number.
 const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 /// The fourteen that both peers and Docker give.
@@ -30,8 +65,22 @@ fn capabilities() -> Vec<Case> {
     const SOURCE: &str = "CRI Capability; critest Security Context bucket";
     vec![
         capable("security: the default capabilities", SOURCE, "", &[], &[], DEFAULT),
-        capable("security: all capabilities dropped", SOURCE, "sc.capabilities.drop_capabilities", &[], &["ALL"], 0),
-        capable("security: all capabilities added", SOURCE, "sc.capabilities.add_capabilities", &["ALL"], &[], u64::MAX),
+        capable(
+            "security: all capabilities dropped",
+            SOURCE,
+            "sc.capabilities.drop_capabilities",
+            &[],
+            &["ALL"],
+            0,
+        ),
+        capable(
+            "security: all capabilities added",
+            SOURCE,
+            "sc.capabilities.add_capabilities",
+            &["ALL"],
+            &[],
+            u64::MAX,
+        ),
         capable(
             "security: all dropped, then some added",
             "contract B.2: drop ALL, then adds",
@@ -46,15 +95,20 @@ fn capabilities() -> Vec<Case> {
             "sc.capabilities.add_capabilities sc.capabilities.drop_capabilities",
             &["ALL"],
             &["CHOWN"],
-            u64::MAX & !1,
+            !1,
         ),
-        case("security: a capability by its kernel name is that one, or refused", "CRI Capability: nothing is ignored", "sc.capabilities.add_capabilities", |t: Test| async move {
-            let pod = t.pod().await?;
-            match pod.try_run(|c| c.sc().capabilities = some(&["CAP_NET_ADMIN"], &["ALL"])).await {
-                Err(_) => Ok(()),
-                Ok(c) => is("CapEff", mask(c.pid().await?, "CapEff")?, 1 << 12),
-            }
-        }),
+        case(
+            "security: a capability by its kernel name is that one, or refused",
+            "CRI Capability: nothing is ignored",
+            "sc.capabilities.add_capabilities",
+            |t: Test| async move {
+                let pod = t.pod().await?;
+                match pod.try_run(|c| c.sc().capabilities = some(&["CAP_NET_ADMIN"], &["ALL"])).await {
+                    Err(_) => Ok(()),
+                    Ok(c) => is("CapEff", mask(c.pid().await?, "CapEff")?, 1 << 12),
+                }
+            },
+        ),
         case(
             "security: an unknown capability is refused",
             "CRI Capability: nothing is ignored",
@@ -75,7 +129,11 @@ fn capabilities() -> Vec<Case> {
                 is("CapEff", mask(pid, "CapEff")?, 0)?;
                 is("CapPrm", mask(pid, "CapPrm")?, 0)?;
                 is("CapBnd", mask(pid, "CapBnd")?, DEFAULT & bounding()?)?;
-                is("CapEff of an exec", c.sh("grep CapEff /proc/self/status").await?, "CapEff:\t0000000000000000")
+                is(
+                    "CapEff of an exec",
+                    c.sh("grep CapEff /proc/self/status").await?,
+                    "CapEff:\t0000000000000000",
+                )
             },
         ),
         case("security: capabilities are not inheritable", "CVE-2022-24769", "", |t: Test| async move {
@@ -171,17 +229,28 @@ async fn ambient(t: Test) -> Result<()> {
 fn privileged() -> Vec<Case> {
     const SOURCE: &str = "CRI LinuxContainerSecurityContext.privileged; critest Security Context bucket";
     vec![
-        case("security: privileged has all capabilities and no filter", SOURCE, "sc.privileged psc.privileged", |t: Test| async move {
-            let c = privileged_container(&t, |sc| sc.seccomp = profile(ProfileType::RuntimeDefault, "")).await?;
-            let pid = c.pid().await?;
-            is("CapEff", mask(pid, "CapEff")?, bounding()?)?;
-            is("Seccomp", host::status_line(pid, "Seccomp")?, "0")
-        }),
-        case("security: privileged can write /proc/sys and /sys", SOURCE, "sc.privileged", |t: Test| async move {
-            let c = privileged_container(&t, |_| {}).await?;
-            c.sh("cat /proc/sys/kernel/shm_rmid_forced >/tmp/v && cat /tmp/v >/proc/sys/kernel/shm_rmid_forced").await?;
-            lacks("/sys", &c.sh("grep ' /sys sysfs ' /proc/mounts").await?, " ro,")
-        }),
+        case(
+            "security: privileged has all capabilities and no filter",
+            SOURCE,
+            "sc.privileged psc.privileged",
+            |t: Test| async move {
+                let c = privileged_container(&t, |sc| sc.seccomp = profile(ProfileType::RuntimeDefault, ""))
+                    .await?;
+                let pid = c.pid().await?;
+                is("CapEff", mask(pid, "CapEff")?, bounding()?)?;
+                is("Seccomp", host::status_line(pid, "Seccomp")?, "0")
+            },
+        ),
+        case(
+            "security: privileged can write /proc/sys and /sys",
+            SOURCE,
+            "sc.privileged",
+            |t: Test| async move {
+                let c = privileged_container(&t, |_| {}).await?;
+                c.sh("cat /proc/sys/kernel/shm_rmid_forced >/tmp/v && cat /tmp/v >/proc/sys/kernel/shm_rmid_forced").await?;
+                lacks("/sys", &c.sh("grep ' /sys sysfs ' /proc/mounts").await?, " ro,")
+            },
+        ),
         case("security: privileged can mount", SOURCE, "sc.privileged", |t: Test| async move {
             let c = privileged_container(&t, |_| {}).await?;
             c.sh("mount -t tmpfs none /mnt && touch /mnt/file && umount /mnt").await.map(|_| ())
@@ -219,7 +288,9 @@ fn privileged() -> Vec<Case> {
         case("security: not privileged has only the usual devices", SOURCE, "", |t: Test| async move {
             let c = t.container(|_| {}).await?;
             let inside = c.sh("ls /dev").await?;
-            for device in ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "stdin", "fd"] {
+            for device in
+                ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "stdin", "fd"]
+            {
                 holds(&format!("/dev/{device} in {inside:?}"), inside.lines().any(|line| line == device))?;
             }
             for device in ["kmsg", "mem", "loop-control"] {
@@ -262,11 +333,16 @@ async fn privileged_container(
 fn paths() -> Vec<Case> {
     const MASKED: &str = "CRI masked_paths; critest MaskedPaths";
     vec![
-        case("security: a setuid program gains rights", "CRI no_new_privs; critest NoNewPrivs", "", |t: Test| async move {
-            let c = t.container(|c| c.sc().run_as_user = number(1000)).await?;
-            is("NoNewPrivs", host::status_line(c.pid().await?, "NoNewPrivs")?, "0")?;
-            is("the effective user", c.exec(&["/bin/suid"], 10).await?.exit_code, 0)
-        }),
+        case(
+            "security: a setuid program gains rights",
+            "CRI no_new_privs; critest NoNewPrivs",
+            "",
+            |t: Test| async move {
+                let c = t.container(|c| c.sc().run_as_user = number(1000)).await?;
+                is("NoNewPrivs", host::status_line(c.pid().await?, "NoNewPrivs")?, "0")?;
+                is("the effective user", c.exec(&["/bin/suid"], 10).await?.exit_code, 0)
+            },
+        ),
         case(
             "security: with no_new_privs a setuid program gains none",
             "CRI no_new_privs; critest NoNewPrivs",
@@ -282,45 +358,79 @@ fn paths() -> Vec<Case> {
                 is("the effective user modulo 256", c.exec(&["/bin/suid"], 10).await?.exit_code, 1000 % 256)
             },
         ),
-        case("security: masked files are empty, masked directories too", MASKED, "sc.masked_paths", |t: Test| async move {
-            let c = t
-                .container(|c| {
-                    c.sc().masked_paths = words(&["/proc/timer_list", "/proc/kcore", "/etc/passwd", "/home", "/no/such"]);
-                })
-                .await?;
-            for file in ["/proc/timer_list", "/proc/kcore", "/etc/passwd"] {
-                is(file, c.sh(&format!("[ -e {file} ] || exit 0; head -c 1 {file} | wc -c")).await?.trim_start_matches('0'), "")?;
-            }
-            is("/home", c.sh("ls -A /home").await?, "")?;
-            c.sh_fails("touch /home/x").await.map(|_| ())
-        }),
-        case("security: read-only paths cannot be written", "CRI readonly_paths; critest ReadonlyPaths", "sc.readonly_paths", |t: Test| async move {
-            let c = t.container(|c| c.sc().readonly_paths = words(&["/proc/sys", "/tmp", "/no/such"])).await?;
-            c.sh_fails("touch /tmp/x").await?;
-            c.sh_fails("echo 1 >/proc/sys/kernel/shm_rmid_forced").await?;
-            c.sh("touch /home/x && head -c 1 /proc/sys/kernel/shm_rmid_forced").await.map(|_| ())
-        }),
-        case("security: empty lists mask nothing", "KEP-4265: procMount Unmasked", "", |t: Test| async move {
-            let c = t.container(|_| {}).await?;
-            let mounts = c.sh("cut -d' ' -f5 /proc/self/mountinfo").await?;
-            let over: Vec<_> = mounts.lines().filter(|point| point.starts_with("/proc/")).collect();
-            is("mounts over /proc", over, Vec::<&str>::new())
-        }),
-        case("security: a read-only root cannot be written", "CRI readonly_rootfs; critest ReadOnlyRootfs", "sc.readonly_rootfs", |t: Test| async move {
-            let c = t.container(|c| c.sc().readonly_rootfs = true).await?;
-            has("its root", &c.sh_fails("touch /x").await?, "Read-only")?;
-            c.sh("echo x >/dev/shm/x && echo x >/dev/null").await.map(|_| ())
-        }),
+        case(
+            "security: masked files are empty, masked directories too",
+            MASKED,
+            "sc.masked_paths",
+            |t: Test| async move {
+                let c = t
+                    .container(|c| {
+                        c.sc().masked_paths =
+                            words(&["/proc/timer_list", "/proc/kcore", "/etc/passwd", "/home", "/no/such"]);
+                    })
+                    .await?;
+                for file in ["/proc/timer_list", "/proc/kcore", "/etc/passwd"] {
+                    is(
+                        file,
+                        c.sh(&format!("[ -e {file} ] || exit 0; head -c 1 {file} | wc -c"))
+                            .await?
+                            .trim_start_matches('0'),
+                        "",
+                    )?;
+                }
+                is("/home", c.sh("ls -A /home").await?, "")?;
+                c.sh_fails("touch /home/x").await.map(|_| ())
+            },
+        ),
+        case(
+            "security: read-only paths cannot be written",
+            "CRI readonly_paths; critest ReadonlyPaths",
+            "sc.readonly_paths",
+            |t: Test| async move {
+                let c = t
+                    .container(|c| c.sc().readonly_paths = words(&["/proc/sys", "/tmp", "/no/such"]))
+                    .await?;
+                c.sh_fails("touch /tmp/x").await?;
+                c.sh_fails("echo 1 >/proc/sys/kernel/shm_rmid_forced").await?;
+                c.sh("touch /home/x && head -c 1 /proc/sys/kernel/shm_rmid_forced").await.map(|_| ())
+            },
+        ),
+        case(
+            "security: empty lists mask nothing",
+            "KEP-4265: procMount Unmasked",
+            "",
+            |t: Test| async move {
+                let c = t.container(|_| {}).await?;
+                let mounts = c.sh("cut -d' ' -f5 /proc/self/mountinfo").await?;
+                let over: Vec<_> = mounts.lines().filter(|point| point.starts_with("/proc/")).collect();
+                is("mounts over /proc", over, Vec::<&str>::new())
+            },
+        ),
+        case(
+            "security: a read-only root cannot be written",
+            "CRI readonly_rootfs; critest ReadOnlyRootfs",
+            "sc.readonly_rootfs",
+            |t: Test| async move {
+                let c = t.container(|c| c.sc().readonly_rootfs = true).await?;
+                has("its root", &c.sh_fails("touch /x").await?, "Read-only")?;
+                c.sh("echo x >/dev/shm/x && echo x >/dev/null").await.map(|_| ())
+            },
+        ),
         case("security: a root can be written", "critest ReadOnlyRootfs", "", |t: Test| async move {
             t.container(|_| {}).await?.sh("touch /x && rm /x").await.map(|_| ())
         }),
-        case("security: only the three standard descriptors are open", "CVE-2024-21626", "", |t: Test| async move {
-            let c = t.container(|_| {}).await?;
-            is("its descriptors", c.sh("ls /proc/1/fd | tr '\\n' ' '").await?.trim(), "0 1 2")?;
-            let exec = c.sh("ls -l /proc/self/fd").await?;
-            lacks("an exec's", &exec, "/sys/fs/cgroup")?;
-            lacks("an exec's", &exec, "/run/")
-        }),
+        case(
+            "security: only the three standard descriptors are open",
+            "CVE-2024-21626",
+            "",
+            |t: Test| async move {
+                let c = t.container(|_| {}).await?;
+                is("its descriptors", c.sh("ls /proc/1/fd | tr '\\n' ' '").await?.trim(), "0 1 2")?;
+                let exec = c.sh("ls -l /proc/self/fd").await?;
+                lacks("an exec's", &exec, "/sys/fs/cgroup")?;
+                lacks("an exec's", &exec, "/run/")
+            },
+        ),
         case(
             "security: the working directory cannot be a descriptor of the runtime",
             "CVE-2024-21626",
@@ -356,25 +466,35 @@ fn seccomp() -> Vec<Case> {
         case("security: without a profile there is no filter", SOURCE, "", |t: Test| async move {
             filter_is(&t.container(|_| {}).await?, "0").await
         }),
-        case("security: seccomp Unconfined is no filter", SOURCE, "sc.seccomp.profile_type", |t: Test| async move {
-            let c = t.container(|c| c.sc().seccomp = profile(ProfileType::Unconfined, "")).await?;
-            filter_is(&c, "0").await
-        }),
+        case(
+            "security: seccomp Unconfined is no filter",
+            SOURCE,
+            "sc.seccomp.profile_type",
+            |t: Test| async move {
+                let c = t.container(|c| c.sc().seccomp = profile(ProfileType::Unconfined, "")).await?;
+                filter_is(&c, "0").await
+            },
+        ),
         case("security: seccomp RuntimeDefault is a filter", SOURCE, "", |t: Test| async move {
             let c = t.container(|c| c.sc().seccomp = profile(ProfileType::RuntimeDefault, "")).await?;
             filter_is(&c, "2").await?;
             c.sh_fails("unshare -U true").await.map(|_| ())
         }),
-        case("security: the default filter opens with a capability", "Docker's default profile: CAP_SYS_ADMIN", "", |t: Test| async move {
-            let c = t
-                .container(|c| {
-                    c.sc().seccomp = profile(ProfileType::RuntimeDefault, "");
-                    c.sc().capabilities = some(&["SYS_ADMIN"], &[]);
-                })
-                .await?;
-            filter_is(&c, "2").await?;
-            c.sh("hostname another").await.map(|_| ())
-        }),
+        case(
+            "security: the default filter opens with a capability",
+            "Docker's default profile: CAP_SYS_ADMIN",
+            "",
+            |t: Test| async move {
+                let c = t
+                    .container(|c| {
+                        c.sc().seccomp = profile(ProfileType::RuntimeDefault, "");
+                        c.sc().capabilities = some(&["SYS_ADMIN"], &[]);
+                    })
+                    .await?;
+                filter_is(&c, "2").await?;
+                c.sh("hostname another").await.map(|_| ())
+            },
+        ),
         case(
             "security: seccomp Localhost is the profile of that path",
             SOURCE,
@@ -385,46 +505,80 @@ fn seccomp() -> Vec<Case> {
                 mkdir_blocked(&c).await
             },
         ),
-        case("security: a profile can look at arguments", "OCI linux.seccomp.syscalls.args", "sc.seccomp.localhost_ref", |t: Test| async move {
-            // kill(pid, SIGUSR1) alone is forbidden.
-            let profile_json = json!({
-                "defaultAction": "SCMP_ACT_ALLOW",
-                "syscalls": [{
-                    "names": ["kill"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1,
-                    "args": [{ "index": 1, "value": 10, "op": "SCMP_CMP_EQ" }],
-                }],
-            });
-            let path = profile_file(&t, &profile_json)?;
-            let c = t.container(|c| c.sc().seccomp = profile(ProfileType::Localhost, &path)).await?;
-            has("SIGUSR1", &c.sh_fails("sleep 5 & kill -USR1 $!").await?, "not permitted")?;
-            c.sh("sleep 5 & kill -USR2 $!").await.map(|_| ())
-        }),
-        case("security: a profile can be read through its architectures", "OCI linux.seccomp.architectures", "sc.seccomp.localhost_ref", |t: Test| async move {
-            let mut profile_json = blocking_mkdir();
-            profile_json["architectures"] =
-                json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]);
-            let path = profile_file(&t, &profile_json)?;
-            let c = t.container(|c| c.sc().seccomp = profile(ProfileType::Localhost, &path)).await?;
-            mkdir_blocked(&c).await
-        }),
-        case("security: a profile that does not exist is refused", SOURCE, "sc.seccomp.localhost_ref", |t: Test| async move {
-            bad_profile(&t, "/no/such/profile.json").await
-        }),
-        case("security: a profile that is no profile is refused", SOURCE, "sc.seccomp.localhost_ref", |t: Test| async move {
-            let dir = t.host_dir("profiles", &[("bad.json", "{ not json")])?;
-            bad_profile(&t, &format!("{dir}/bad.json")).await
-        }),
-        case("security: a relative profile is refused", "CRI SecurityProfile.localhost_ref: full path", "sc.seccomp.localhost_ref", |t: Test| async move {
-            bad_profile(&t, "profiles/relative.json").await
-        }),
-        case("security: Localhost without a profile is refused", SOURCE, "sc.seccomp.profile_type", |t: Test| async move {
-            bad_profile(&t, "").await
-        }),
-        case("security: a filter holds for an exec too", SOURCE, "sc.seccomp.localhost_ref", |t: Test| async move {
-            let path = profile_file(&t, &blocking_mkdir())?;
-            let c = t.container(|c| c.sc().seccomp = profile(ProfileType::Localhost, &path)).await?;
-            is("Seccomp", host::field(&c.sh("cat /proc/self/status").await?, "Seccomp")?, "2")
-        }),
+        case(
+            "security: a profile can look at arguments",
+            "OCI linux.seccomp.syscalls.args",
+            "sc.seccomp.localhost_ref",
+            |t: Test| async move {
+                // kill(pid, SIGUSR1) alone is forbidden.
+                let profile_json = json!({
+                    "defaultAction": "SCMP_ACT_ALLOW",
+                    "syscalls": [{
+                        "names": ["kill"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1,
+                        "args": [{ "index": 1, "value": 10, "op": "SCMP_CMP_EQ" }],
+                    }],
+                });
+                let path = profile_file(&t, &profile_json)?;
+                let c = t.container(|c| c.sc().seccomp = profile(ProfileType::Localhost, &path)).await?;
+                has("SIGUSR1", &c.sh_fails("sleep 5 & kill -USR1 $!").await?, "not permitted")?;
+                c.sh("sleep 5 & kill -USR2 $!").await.map(|_| ())
+            },
+        ),
+        case(
+            "security: a profile can be read through its architectures",
+            "OCI linux.seccomp.architectures",
+            "sc.seccomp.localhost_ref",
+            |t: Test| async move {
+                let mut profile_json = blocking_mkdir();
+                profile_json["architectures"] = json!([
+                    "SCMP_ARCH_X86_64",
+                    "SCMP_ARCH_X86",
+                    "SCMP_ARCH_X32",
+                    "SCMP_ARCH_AARCH64",
+                    "SCMP_ARCH_ARM"
+                ]);
+                let path = profile_file(&t, &profile_json)?;
+                let c = t.container(|c| c.sc().seccomp = profile(ProfileType::Localhost, &path)).await?;
+                mkdir_blocked(&c).await
+            },
+        ),
+        case(
+            "security: a profile that does not exist is refused",
+            SOURCE,
+            "sc.seccomp.localhost_ref",
+            |t: Test| async move { bad_profile(&t, "/no/such/profile.json").await },
+        ),
+        case(
+            "security: a profile that is no profile is refused",
+            SOURCE,
+            "sc.seccomp.localhost_ref",
+            |t: Test| async move {
+                let dir = t.host_dir("profiles", &[("bad.json", "{ not json")])?;
+                bad_profile(&t, &format!("{dir}/bad.json")).await
+            },
+        ),
+        case(
+            "security: a relative profile is refused",
+            "CRI SecurityProfile.localhost_ref: full path",
+            "sc.seccomp.localhost_ref",
+            |t: Test| async move { bad_profile(&t, "profiles/relative.json").await },
+        ),
+        case(
+            "security: Localhost without a profile is refused",
+            SOURCE,
+            "sc.seccomp.profile_type",
+            |t: Test| async move { bad_profile(&t, "").await },
+        ),
+        case(
+            "security: a filter holds for an exec too",
+            SOURCE,
+            "sc.seccomp.localhost_ref",
+            |t: Test| async move {
+                let path = profile_file(&t, &blocking_mkdir())?;
+                let c = t.container(|c| c.sc().seccomp = profile(ProfileType::Localhost, &path)).await?;
+                is("Seccomp", host::field(&c.sh("cat /proc/self/status").await?, "Seccomp")?, "2")
+            },
+        ),
     ];
     for (value, expected) in [("unconfined", "0"), ("runtime/default", "2"), ("docker/default", "2")] {
         all.push(case(
@@ -506,21 +660,27 @@ fn modules() -> Vec<Case> {
             let c = t.container(|c| c.sc().apparmor = profile(ProfileType::RuntimeDefault, "")).await?;
             has("its label", &label(c).await?, "(enforce)")
         }),
-        case("security: AppArmor Unconfined does not", APPARMOR, "sc.apparmor.profile_type", move |t: Test| async move {
-            let c = t.container(|c| c.sc().apparmor = profile(ProfileType::Unconfined, "")).await?;
-            if !apparmor() {
-                return skip("the machine has no AppArmor; the profile did no harm");
-            }
-            is("its label", label(c).await?, "unconfined")
-        }),
+        case(
+            "security: AppArmor Unconfined does not",
+            APPARMOR,
+            "sc.apparmor.profile_type",
+            move |t: Test| async move {
+                let c = t.container(|c| c.sc().apparmor = profile(ProfileType::Unconfined, "")).await?;
+                if !apparmor() {
+                    return skip("the machine has no AppArmor; the profile did no harm");
+                }
+                is("its label", label(c).await?, "unconfined")
+            },
+        ),
         case(
             "security: an AppArmor profile that is not loaded is refused",
             "contract B.2: unloaded AppArmor profile -> error",
             "sc.apparmor.profile_type sc.apparmor.localhost_ref",
             |t: Test| async move {
                 let pod = t.pod().await?;
-                let tried =
-                    pod.try_run(|c| c.sc().apparmor = profile(ProfileType::Localhost, "peapod-test-not-loaded")).await;
+                let tried = pod
+                    .try_run(|c| c.sc().apparmor = profile(ProfileType::Localhost, "peapod-test-not-loaded"))
+                    .await;
                 refused("the container", tried, &[]).map(|_| ())
             },
         ),
@@ -530,8 +690,9 @@ fn modules() -> Vec<Case> {
             "sc.apparmor_profile",
             |t: Test| async move {
                 let pod = t.pod().await?;
-                let tried =
-                    pod.try_run(|c| c.sc().apparmor_profile = "localhost/peapod-test-not-loaded".to_owned()).await;
+                let tried = pod
+                    .try_run(|c| c.sc().apparmor_profile = "localhost/peapod-test-not-loaded".to_owned())
+                    .await;
                 refused("the container", tried, &[]).map(|_| ())
             },
         ),
@@ -539,7 +700,9 @@ fn modules() -> Vec<Case> {
             "security: the deprecated AppArmor profile unconfined",
             "CRI LinuxContainerSecurityContext.apparmor_profile",
             "sc.apparmor_profile",
-            |t: Test| async move { t.container(|c| c.sc().apparmor_profile = "unconfined".to_owned()).await.map(|_| ()) },
+            |t: Test| async move {
+                t.container(|c| c.sc().apparmor_profile = "unconfined".to_owned()).await.map(|_| ())
+            },
         ),
         case(
             "security: SELinux options label the process",
@@ -607,17 +770,27 @@ fn sandbox() -> Vec<Case> {
         })
     };
     vec![
-        accepted("security: a sandbox's user and group", "psc.run_as_user.value psc.run_as_group.value", |sc| {
-            (sc.run_as_user, sc.run_as_group) = (number(1000), number(1000));
-        }),
+        accepted(
+            "security: a sandbox's user and group",
+            "psc.run_as_user.value psc.run_as_group.value",
+            |sc| {
+                (sc.run_as_user, sc.run_as_group) = (number(1000), number(1000));
+            },
+        ),
         refuses("security: a sandbox's group without a user is refused", "psc.run_as_group.value", |sc| {
             sc.run_as_group = number(1000);
         }),
-        accepted("security: a sandbox's supplemental groups", "psc.supplemental_groups psc.supplemental_groups_policy", |sc| {
-            sc.supplemental_groups = vec![1234];
-            sc.supplemental_groups_policy = cri::SupplementalGroupsPolicy::Strict.into();
+        accepted(
+            "security: a sandbox's supplemental groups",
+            "psc.supplemental_groups psc.supplemental_groups_policy",
+            |sc| {
+                sc.supplemental_groups = vec![1234];
+                sc.supplemental_groups_policy = cri::SupplementalGroupsPolicy::Strict.into();
+            },
+        ),
+        accepted("security: a sandbox's read-only root", "psc.readonly_rootfs", |sc| {
+            sc.readonly_rootfs = true
         }),
-        accepted("security: a sandbox's read-only root", "psc.readonly_rootfs", |sc| sc.readonly_rootfs = true),
         accepted("security: a sandbox's seccomp profile", "psc.seccomp.profile_type", |sc| {
             sc.seccomp = profile(ProfileType::Unconfined, "");
         }),
@@ -646,10 +819,15 @@ fn sandbox() -> Vec<Case> {
                 refused("the pod", tried, &[]).map(|_| ())
             },
         ),
-        case("security: a privileged sandbox's ordinary container is confined", SOURCE, "psc.privileged", |t: Test| async move {
-            let c = t.both(|p| p.sc().privileged = true, |_| {}).await?;
-            is("CapEff", mask(c.pid().await?, "CapEff")?, DEFAULT & bounding()?)?;
-            differs("the host's user", c.sh("ls /dev").await.context("ls")?, String::new())
-        }),
+        case(
+            "security: a privileged sandbox's ordinary container is confined",
+            SOURCE,
+            "psc.privileged",
+            |t: Test| async move {
+                let c = t.both(|p| p.sc().privileged = true, |_| {}).await?;
+                is("CapEff", mask(c.pid().await?, "CapEff")?, DEFAULT & bounding()?)?;
+                differs("the host's user", c.sh("ls /dev").await.context("ls")?, String::new())
+            },
+        ),
     ]
 }

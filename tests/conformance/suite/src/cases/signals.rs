@@ -21,26 +21,36 @@ pub fn cases() -> Vec<Case> {
             )
         })
         .collect();
-    all.push(case("signals: unless asked it is SIGTERM", "KEP-4960; CRI SIGNAL_RUNTIME_DEFAULT", "cs.stop_signal", |t: Test| async move {
-        let c = t.container(|c| c.script(&script(15))).await?;
-        c.logged("up").await?;
-        is("in the status", c.status().await?.stop_signal(), Signal::Sigterm)?;
-        c.stop(20).await?;
-        c.ended_with(1).await.map(|_| ())
-    }));
-    all.push(case("signals: the request's goes before the image's", "KEP-4960", "c.stop_signal", |t: Test| async move {
-        let id = crate::cases::images::kept(&t, "config:stopsignal").await?;
-        let c = t
-            .container(|c| {
-                c.image.get_or_insert_default().image = id;
-                c.stop_signal = Signal::Sigint.into();
-                c.script(&script(2));
-            })
-            .await?;
-        c.logged("up").await?;
-        c.stop(20).await?;
-        c.ended_with(1).await.map(|_| ())
-    }));
+    all.push(case(
+        "signals: unless asked it is SIGTERM",
+        "KEP-4960; CRI SIGNAL_RUNTIME_DEFAULT",
+        "cs.stop_signal",
+        |t: Test| async move {
+            let c = t.container(|c| c.script(&script(15))).await?;
+            c.logged("up").await?;
+            is("in the status", c.status().await?.stop_signal(), Signal::Sigterm)?;
+            c.stop(20).await?;
+            c.ended_with(1).await.map(|_| ())
+        },
+    ));
+    all.push(case(
+        "signals: the request's goes before the image's",
+        "KEP-4960",
+        "c.stop_signal",
+        |t: Test| async move {
+            let id = crate::cases::images::kept(&t, "config:stopsignal").await?;
+            let c = t
+                .container(|c| {
+                    c.image.get_or_insert_default().image = id;
+                    c.stop_signal = Signal::Sigint.into();
+                    c.script(&script(2));
+                })
+                .await?;
+            c.logged("up").await?;
+            c.stop(20).await?;
+            c.ended_with(1).await.map(|_| ())
+        },
+    ));
     all
 }
 

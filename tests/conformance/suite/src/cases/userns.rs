@@ -21,30 +21,47 @@ pub fn cases() -> Vec<Case> {
             "psc.namespace_options.userns_options.uids.host_id psc.namespace_options.userns_options.uids.length psc.namespace_options.userns_options.gids.host_id psc.namespace_options.userns_options.gids.length sc.namespace_options.userns_options.uids.host_id sc.namespace_options.userns_options.uids.length sc.namespace_options.userns_options.gids.host_id sc.namespace_options.userns_options.gids.length",
             mapped,
         ),
-        case("userns: containers of a pod share it", SOURCE, "psc.namespace_options.userns_options.uids.host_id", |t: Test| async move {
-            let pod = pod(&t).await?;
-            let (a, b) = (pod.run(|_| {}).await?.pid().await?, pod.run(|_| {}).await?.pid().await?);
-            is("user", host::namespace(a, "user")?, host::namespace(b, "user")?)
-        }),
-        case("userns: another user inside is mapped too", SOURCE, "sc.run_as_user.value", |t: Test| async move {
-            let c = pod(&t).await?.run(|c| c.sc().run_as_user = number(1000)).await?;
-            is("inside", c.sh("id -u").await?, "1000")?;
-            has("outside", &host::status_line(c.pid().await?, "Uid")?, &(FIRST + 1000).to_string())
-        }),
+        case(
+            "userns: containers of a pod share it",
+            SOURCE,
+            "psc.namespace_options.userns_options.uids.host_id",
+            |t: Test| async move {
+                let pod = pod(&t).await?;
+                let (a, b) = (pod.run(|_| {}).await?.pid().await?, pod.run(|_| {}).await?.pid().await?);
+                is("user", host::namespace(a, "user")?, host::namespace(b, "user")?)
+            },
+        ),
+        case(
+            "userns: another user inside is mapped too",
+            SOURCE,
+            "sc.run_as_user.value",
+            |t: Test| async move {
+                let c = pod(&t).await?.run(|c| c.sc().run_as_user = number(1000)).await?;
+                is("inside", c.sh("id -u").await?, "1000")?;
+                has("outside", &host::status_line(c.pid().await?, "Uid")?, &(FIRST + 1000).to_string())
+            },
+        ),
         case("userns: the image's files belong to the users inside", SOURCE, "", |t: Test| async move {
             let c = pod(&t).await?.run(|_| {}).await?;
             is("root's", c.sh("stat -c %u:%g /etc/passwd").await?, "0:0")?;
             is("hers", c.sh("stat -c %u:%g /home/alices").await?, "1000:1000")?;
             c.sh("touch /x && chown 1000 /x").await.map(|_| ())
         }),
-        case("userns: its root has no rights outside", "KEP-127", "sc.capabilities.add_capabilities", |t: Test| async move {
-            let c = pod(&t)
-                .await?
-                .run(|c| c.sc().capabilities.get_or_insert_default().add_capabilities = vec!["ALL".to_owned()])
-                .await?;
-            c.sh_fails("echo 1 >/proc/sys/kernel/panic").await?;
-            c.sh_fails("mknod /tmp/null c 1 3 && : </tmp/null").await.map(|_| ())
-        }),
+        case(
+            "userns: its root has no rights outside",
+            "KEP-127",
+            "sc.capabilities.add_capabilities",
+            |t: Test| async move {
+                let c = pod(&t)
+                    .await?
+                    .run(|c| {
+                        c.sc().capabilities.get_or_insert_default().add_capabilities = vec!["ALL".to_owned()]
+                    })
+                    .await?;
+                c.sh_fails("echo 1 >/proc/sys/kernel/panic").await?;
+                c.sh_fails("mknod /tmp/null c 1 3 && : </tmp/null").await.map(|_| ())
+            },
+        ),
         case(
             "userns: a volume is idmapped",
             "KEP-127; CRI Mount.uidMappings, gidMappings",
@@ -73,18 +90,24 @@ pub fn cases() -> Vec<Case> {
                 }
             },
         ),
-        case("userns: the pod's addresses and sysctls work", SOURCE, "psc.namespace_options.userns_options.uids.host_id", |t: Test| async move {
-            let pod = pod(&t).await?;
-            let c = pod.run(|_| {}).await?;
-            has("ip addr", &c.sh("ip addr show eth0").await?, &pod.ip().await?)?;
-            c.sh("grep -q ' /sys sysfs ' /proc/mounts && ls /dev/null /dev/pts/ptmx").await.map(|_| ())
-        }),
+        case(
+            "userns: the pod's addresses and sysctls work",
+            SOURCE,
+            "psc.namespace_options.userns_options.uids.host_id",
+            |t: Test| async move {
+                let pod = pod(&t).await?;
+                let c = pod.run(|_| {}).await?;
+                has("ip addr", &c.sh("ip addr show eth0").await?, &pod.ip().await?)?;
+                c.sh("grep -q ' /sys sysfs ' /proc/mounts && ls /dev/null /dev/pts/ptmx").await.map(|_| ())
+            },
+        ),
         case(
             "userns: NODE is the node's",
             SOURCE,
             "psc.namespace_options.userns_options.mode sc.namespace_options.userns_options.mode ps.linux.namespaces.options.userns_options.mode",
             |t: Test| async move {
-                let options = options(UserNamespace { mode: NamespaceMode::Node.into(), ..Default::default() });
+                let options =
+                    options(UserNamespace { mode: NamespaceMode::Node.into(), ..Default::default() });
                 let pod = t.pod_with(|p| p.sc().namespace_options = Some(options)).await?;
                 let c = pod.run(|_| {}).await?;
                 is("user", host::namespace(c.pid().await?, "user")?, host::own_namespace("user")?)?;
@@ -129,7 +152,8 @@ pub fn cases() -> Vec<Case> {
         all.push(case(format!("userns: {name} is refused"), SOURCE, &field, move |t: Test| async move {
             let mut wrong = mapping();
             change(&mut wrong);
-            refused("the pod", t.try_pod(|p| p.sc().namespace_options = Some(options(wrong))).await, &[]).map(|_| ())
+            refused("the pod", t.try_pod(|p| p.sc().namespace_options = Some(options(wrong))).await, &[])
+                .map(|_| ())
         }));
     }
     all.push(case(

@@ -71,7 +71,8 @@ pub fn cases() -> Vec<Case> {
         "sc.run_as_username",
         |t: Test| async move {
             // Of Debian's passwd, not of the image's.
-            let tried = of_image_tried(&t, "links:outside", |sc| sc.run_as_username = "games".to_owned()).await?;
+            let tried =
+                of_image_tried(&t, "links:outside", |sc| sc.run_as_username = "games".to_owned()).await?;
             refused("the host's user", tried, &[]).map(|_| ())
         },
     ));
@@ -173,16 +174,23 @@ fn requested() -> Vec<Case> {
         no("users: a name that the image does not know is refused", NAME, "sc.run_as_username", |sc| {
             sc.run_as_username = "nobody-knows".to_owned();
         }),
-        no("users: a negative uid is refused", USER, "sc.run_as_user.value", |sc| sc.run_as_user = number(-1)),
+        no("users: a negative uid is refused", USER, "sc.run_as_user.value", |sc| {
+            sc.run_as_user = number(-1)
+        }),
         no("users: a uid beyond 32 bits is refused", USER, "sc.run_as_user.value", |sc| {
             sc.run_as_user = number(1 << 32);
         }),
         no("users: a negative group is refused", GROUP, "sc.run_as_group.value", |sc| {
             (sc.run_as_user, sc.run_as_group) = (number(1), number(-1));
         }),
-        no("users: a negative supplemental group is refused", "CRI supplemental_groups", "sc.supplemental_groups", |sc| {
-            sc.supplemental_groups = vec![-5];
-        }),
+        no(
+            "users: a negative supplemental group is refused",
+            "CRI supplemental_groups",
+            "sc.supplemental_groups",
+            |sc| {
+                sc.supplemental_groups = vec![-5];
+            },
+        ),
         no("users: an unknown policy of groups is refused", POLICY, "sc.supplemental_groups_policy", |sc| {
             sc.supplemental_groups_policy = 77;
         }),
@@ -203,10 +211,15 @@ fn requested() -> Vec<Case> {
                 has("his", &other.sh_fails("cat /home/alices").await?, "denied")
             },
         ),
-        case("users: HOME is the user's", "OCI runtime practice: HOME from passwd", "", |t: Test| async move {
-            let c = t.container(|c| c.sc().run_as_user = number(1000)).await?;
-            is("HOME", c.sh("echo $HOME").await?, "/tmp")
-        }),
+        case(
+            "users: HOME is the user's",
+            "OCI runtime practice: HOME from passwd",
+            "",
+            |t: Test| async move {
+                let c = t.container(|c| c.sc().run_as_user = number(1000)).await?;
+                is("HOME", c.sh("echo $HOME").await?, "/tmp")
+            },
+        ),
     ]
 }
 
@@ -267,7 +280,8 @@ async fn of_image(
 /// Who the first process is, and that an exec and the status say the same.
 async fn who(c: &Container) -> Result<Who> {
     let pid = c.pid().await?;
-    let numbers = |text: String| -> Vec<u32> { text.split_whitespace().filter_map(|n| n.parse().ok()).collect() };
+    let numbers =
+        |text: String| -> Vec<u32> { text.split_whitespace().filter_map(|n| n.parse().ok()).collect() };
     let uids = numbers(host::status_line(pid, "Uid")?);
     let gids = numbers(host::status_line(pid, "Gid")?);
     is("all four uids", &uids[1..], &[uids[0]; 3][..])?;
