@@ -23,7 +23,7 @@ var attachCases = []testCase{
 	{name: "attach-stdin-once", needs: halfClose | onCRI, run: attachOnce},
 	{name: "attach-stdin-once-vanished", needs: onCRI, run: attachOnceVanished},
 	{name: "attach-exit", needs: onCRI, run: attachExit},
-	{name: "attach-no-stdin", needs: onCRI, run: attachNoStdin},
+	{name: "attach-one-stream", run: attachOne},
 	{name: "attach-exited", needs: onCRI, run: attachExited},
 }
 
@@ -49,8 +49,17 @@ func follow(text, word string) (int, error) {
 	return n, nil
 }
 
+// watch attaches to the talker without an input, which it does not have.
+func (e *env) watch(ctx context.Context) (*conversation, error) {
+	u, err := e.target.attach(ctx, "talker", streamSet{stdout: true, stderr: true})
+	if err != nil {
+		return nil, err
+	}
+	return e.converseAt(ctx, u, session{container: "talker", mute: true})
+}
+
 func attachOutput(ctx context.Context, e *env) error {
-	c, err := e.converse(ctx, session{container: "talker"})
+	c, err := e.watch(ctx)
 	if err != nil {
 		return err
 	}
@@ -130,13 +139,25 @@ func attachSeveral(ctx context.Context, e *env) error {
 	return all[2].hear(ctx, "one is gone\n")
 }
 
+// interrupt types Ctrl-C until there is a prompt: one that comes while the shell is about to run a command is lost.
+func (c *conversation) interrupt(ctx context.Context) error {
+	return until(ctx, "a prompt after Ctrl-C", 10*time.Second, func() error {
+		if err := c.say("\x03"); err != nil { // it also discards what was typed before
+			return err
+		}
+		short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		defer cancel()
+		return c.hear(short, "# ")
+	})
+}
+
 func attachTTY(ctx context.Context, e *env) error {
 	c, err := e.converse(ctx, session{container: "tty", tty: true})
 	if err != nil {
 		return err
 	}
 	c.sizes <- remotecommand.TerminalSize{Width: 101, Height: 31}
-	if err = c.ask(ctx, "", "# "); err != nil {
+	if err = c.interrupt(ctx); err != nil { // whatever an earlier client has left there
 		return err
 	}
 	if err = c.ask(ctx, "while [ \"$(stty size)\" != '31 101' ]; do sleep 0.1; done; echo siz\"ed\"", "sized\r\n"); err != nil {
@@ -145,10 +166,7 @@ func attachTTY(ctx context.Context, e *env) error {
 	if err = c.ask(ctx, "echo begu\"n\"; sleep 1000", "begun\r\n"); err != nil {
 		return err
 	}
-	if err = c.say("\x03"); err != nil { // it also discards what was typed before
-		return err
-	}
-	if err = c.hear(ctx, "# "); err != nil {
+	if err = c.interrupt(ctx); err != nil {
 		return err
 	}
 	if err = c.ask(ctx, "echo $((6*7)) $?", "42 130\r\n"); err != nil {
@@ -166,19 +184,20 @@ func attachTTY(ctx context.Context, e *env) error {
 // A client that is let go takes nothing with it.
 func attachDetach(ctx context.Context, e *env) error {
 	for range 5 {
-		for _, name := range []string{"talker", "reader"} {
-			c, err := e.converse(ctx, session{container: name})
-			if err != nil {
-				return err
-			}
-			if name == "talker" {
-				if _, err = c.out.wait(ctx, 0, "line"); err != nil {
-					return err
-				}
-			}
-			c.stop()
-			<-c.done
+		c, err := e.watch(ctx)
+		if err != nil {
+			return err
 		}
+		if _, err = c.out.wait(ctx, c.done, 0, "line"); err != nil {
+			return err
+		}
+		c.stop()
+		<-c.done
+		if c, err = e.converse(ctx, session{container: "reader"}); err != nil {
+			return err
+		}
+		c.stop()
+		<-c.done
 	}
 	return attachOutput(ctx, e)
 }
@@ -267,17 +286,13 @@ func attachExit(ctx context.Context, e *env) error {
 	return errors.Join(want("output", c.out.String(), all.String()), e.exited(ctx, id, 12))
 }
 
-// Who has no input to give can look on all the same.
-func attachNoStdin(ctx context.Context, e *env) error {
+// Who asks for one stream gets that one.
+func attachOne(ctx context.Context, e *env) error {
 	out := newTranscript()
-	u, err := e.target.attach(ctx, "talker", streamSet{stdout: true})
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { _ = e.runAt(ctx, u, session{container: "talker", stdout: out}) }()
-	_, err = out.wait(ctx, 0, "line")
+	go func() { _ = e.run(ctx, session{container: "talker", stderr: out}) }()
+	_, err := out.wait(ctx, nil, 0, "even")
 	return err
 }
 

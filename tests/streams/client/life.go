@@ -273,7 +273,7 @@ func noZombies(parents []int) error {
 
 // Probes at 200 a second: all are answered in time, and nothing of them stays.
 func execSyncRate(ctx context.Context, e *env) error {
-	const rate, most = 200, 6 << 10
+	const rate, atOnce, most = 200, 64, 6 << 10
 	c := e.cri()
 	id := c.id("shell")
 	if _, err := c.execSync(ctx, id, "true"); err != nil {
@@ -285,37 +285,24 @@ func execSyncRate(ctx context.Context, e *env) error {
 		return err
 	}
 	count := int(e.probes.Seconds() * rate)
-	failed, slow := make(chan error, count), make(chan time.Duration, count)
-	tick := time.NewTicker(time.Second / rate)
-	defer tick.Stop()
-	for range count {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		go func() {
-			began := time.Now()
-			_, err := c.execSync(ctx, id, "true")
-			slow <- time.Since(began)
-			failed <- err
-		}()
+	began := time.Now()
+	err = repeated(count, atOnce, func(i int) error {
+		time.Sleep(time.Until(began.Add(time.Duration(i) * time.Second / rate)))
+		_, err := c.execSync(ctx, id, "true")
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	for range count {
-		if err := <-failed; err != nil {
-			return err
-		}
-		if took := <-slow; took > 5*time.Second {
-			return fmt.Errorf("a probe took %s", took)
-		}
+	if took := time.Since(began); took > 2*e.probes {
+		return fmt.Errorf("%d probes took %s, not %s", count, took, e.probes)
 	}
 	pids, err := c.processes()
 	if err != nil {
 		return err
 	}
 	time.Sleep(time.Second)
-	after, _ := e.memory()
-	if after > before+most {
+	if after, _ := e.memory(); after > before+most {
 		return fmt.Errorf("after %d probes the runtime has %d kB, not %d", count, after, before)
 	}
 	return errors.Join(c.descriptorsAre(ctx, fds, 10*time.Second), noZombies(pids))

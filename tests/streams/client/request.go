@@ -165,7 +165,7 @@ func callTooMany(ctx context.Context, e *env) error {
 				return err
 			}
 			for _, u := range urls[1:] {
-				if _, _, err = answered(ctx, "GET", u); err != nil { // uses it up
+				if _, _, err = answered(ctx, "POST", u, upgrade("v4.channel.k8s.io")...); err != nil { // uses it up
 					return err
 				}
 			}
@@ -192,7 +192,7 @@ func tokenLong(ctx context.Context, e *env) error {
 			return fmt.Errorf("a token has %d characters of base64, not 22: %q", len(token), u.Path)
 		}
 		seen[token] = true
-		if _, _, err = answered(ctx, "GET", u); err != nil {
+		if _, _, err = answered(ctx, "POST", u, upgrade("v4.channel.k8s.io")...); err != nil {
 			return err
 		}
 	}
@@ -208,7 +208,7 @@ func tokenWrong(ctx context.Context, e *env) error {
 		"/", "/other", u.Path + "x", "/exec/..%2f", u.Path[:len(u.Path)-1]} {
 		wrong := *u
 		wrong.Path = path
-		for name, header := range map[string][]string{"SPDY": upgrade("v4.channel.k8s.io"), "websocket": upgradeWebsocket("v4.channel.k8s.io"), "nothing": nil} {
+		for name, header := range map[string][]string{"SPDY": upgrade("v4.channel.k8s.io"), "websocket": upgradeWebsocket("v4.channel.k8s.io")} {
 			got, _, err := answered(ctx, "GET", &wrong, header...)
 			if err = wantStatus(got, err, http.StatusNotFound); err != nil {
 				return fmt.Errorf("%s with %s: %w", path, name, err)

@@ -75,6 +75,7 @@ type session struct {
 	stdout    io.Writer
 	stderr    io.Writer
 	tty       bool
+	mute      bool // of a conversation: it has no input
 	sizes     remotecommand.TerminalSizeQueue
 }
 
@@ -208,18 +209,28 @@ func (t *transcript) String() string {
 	return t.text.String()
 }
 
-// wait until the output from `from` on contains the text; where the text ends.
-func (t *transcript) wait(ctx context.Context, from int, text string) (int, error) {
+// wait until the output from `from` on contains the text, or the session is over; where the text ends.
+func (t *transcript) wait(ctx context.Context, over <-chan struct{}, from int, text string) (int, error) {
 	for {
+		var ended bool
+		select {
+		case <-over: // what comes is there by now
+			ended = true
+		default:
+		}
 		all := t.String()
 		if at := strings.Index(all[min(from, len(all)):], text); at >= 0 {
 			return from + at + len(text), nil
 		}
-		select {
-		case <-t.more:
-		case <-ctx.Done():
-			return 0, fmt.Errorf("%q did not come; after %d bytes: %q", text, from, shorten(all[min(from, len(all)):]))
+		if !ended && ctx.Err() == nil {
+			select {
+			case <-t.more:
+			case <-over:
+			case <-ctx.Done():
+			}
+			continue
 		}
+		return 0, fmt.Errorf("%q did not come; after %d bytes: %q", text, from, shorten(all[min(from, len(all)):]))
 	}
 }
 
@@ -229,7 +240,8 @@ type conversation struct {
 	out   *transcript
 	errs  *transcript
 	sizes sizeQueue
-	done  chan error
+	done  chan struct{} // closed at its end, of which err tells
+	err   error
 	stop  context.CancelFunc
 	read  int // how far the case has read
 }
@@ -265,23 +277,26 @@ func (e *env) converseAt(ctx context.Context, u *url.URL, s session) (*conversat
 	ctx, stop := context.WithCancel(ctx)
 	e.later(stop)
 	r, w := io.Pipe()
-	c := &conversation{in: w, out: newTranscript(), errs: newTranscript(), sizes: make(sizeQueue, 16), done: make(chan error, 1), stop: stop}
+	c := &conversation{in: w, out: newTranscript(), errs: newTranscript(), sizes: make(sizeQueue, 16), done: make(chan struct{}), stop: stop}
 	e.later(func() { w.Close() })
-	s.stdin, s.stdout = r, c.out
+	s.stdout = c.out
+	if !s.mute {
+		s.stdin = r
+	}
 	if s.tty {
 		s.sizes = c.sizes
 	} else {
 		s.stderr = c.errs
 	}
 	go func() {
+		defer close(c.done)
 		defer func() {
 			if p := recover(); p != nil {
-				c.done <- fmt.Errorf("panic: %v", p)
+				c.err = fmt.Errorf("panic: %v", p)
 			}
+			r.CloseWithError(fmt.Errorf("the session has ended with: %v", c.err)) // what is typed now is typed to nobody
 		}()
-		err := e.runAt(ctx, u, s)
-		r.CloseWithError(fmt.Errorf("the session has ended with: %v", err)) // what is typed now is typed to nobody
-		c.done <- err
+		c.err = e.runAt(ctx, u, s)
 	}()
 	return c, nil
 }
@@ -294,11 +309,11 @@ func (c *conversation) say(text string) error {
 
 // hear waits for the text in the output after what was heard before.
 func (c *conversation) hear(ctx context.Context, text string) error {
-	at, err := c.out.wait(ctx, c.read, text)
+	at, err := c.out.wait(ctx, c.done, c.read, text)
 	if err != nil {
 		select {
-		case ended := <-c.done:
-			return fmt.Errorf("%w; the session ended with %v", err, ended)
+		case <-c.done:
+			return fmt.Errorf("%w; the session ended with %v", err, c.err)
 		default:
 			return err
 		}
@@ -321,8 +336,8 @@ func (c *conversation) ask(ctx context.Context, line, answer string) error {
 // end waits for the session's own end.
 func (c *conversation) end(ctx context.Context) error {
 	select {
-	case err := <-c.done:
-		return err
+	case <-c.done:
+		return c.err
 	case <-ctx.Done():
 		return fmt.Errorf("the session does not end; so far: %q", shorten(c.out.String()))
 	}
