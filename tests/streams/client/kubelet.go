@@ -27,13 +27,13 @@ type kubeletTarget struct {
 
 // printManifest writes the static pods into the working directory, one JSON file each.
 func printManifest(o options) int {
+	file, grace := core.HostPathFile, int64(1)
 	for _, name := range []string{"main", "host"} {
-		file := core.HostPathFile
 		pod := core.Pod{
 			TypeMeta:   meta.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 			ObjectMeta: meta.ObjectMeta{Name: "streams-" + name, Namespace: "default"},
 			Spec: core.PodSpec{
-				HostNetwork: name == "host",
+				HostNetwork: name == "host", TerminationGracePeriodSeconds: &grace,
 				Volumes: []core.Volume{{Name: "self", VolumeSource: core.VolumeSource{
 					HostPath: &core.HostPathVolumeSource{Path: o.self, Type: &file}}}},
 			},

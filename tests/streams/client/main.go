@@ -2,9 +2,9 @@
 // port-forward, over SPDY and over websockets, and single requests by hand where a client would not make them.
 //
 //	streams --endpoint unix:///run/x.sock --image IMAGE --self PATH [--transport ...] [--filter ...] [--restart COMMAND]
-//	streams --kubelet https://127.0.0.1:10250 --pod NAMESPACE/NAME ...
+//	streams --kubelet https://127.0.0.1:10250 --pod NAMESPACE/NODE ...
 //	streams --list
-//	streams --manifest --image IMAGE --self PATH     the static pod that --kubelet expects
+//	streams --manifest --image IMAGE --self PATH     the static pods that --kubelet expects, as files here
 //	streams --endpoint ... --bench all               figures as JSON
 //
 // Each case is one line, `ok NAME TRANSPORT` or `FAIL NAME TRANSPORT: why`; the last line is
@@ -53,14 +53,14 @@ func main() {
 	var o options
 	flag.StringVar(&o.endpoint, "endpoint", "", "the runtime's CRI socket, unix:///...")
 	flag.StringVar(&o.kubelet, "kubelet", "", "a kubelet's address, https://...; the pod is then one that it runs")
-	flag.StringVar(&o.pod, "pod", "default/streams-node", "with --kubelet: namespace/name of the pod made from --manifest")
+	flag.StringVar(&o.pod, "pod", "default/node", "with --kubelet: the namespace of the pods made from --manifest, and their node's name")
 	flag.StringVar(&o.image, "image", "registry.k8s.io/e2e-test-images/busybox:1.29-2", "image of the containers; busybox")
 	flag.StringVar(&o.self, "self", "", "this program as the runtime finds it, for the containers' mounts (default: itself)")
 	flag.StringVar(&o.handler, "handler", "", "RuntimeClass handler of the pods")
 	flag.StringVar(&o.transport, "transport", "both", "spdy, websocket (v5), websocket4 (v4.channel.k8s.io, exec and attach), both (the first two) or all")
 	flag.StringVar(&o.filter, "filter", "", "regular expression: only the cases whose `NAME TRANSPORT` matches")
 	flag.BoolVar(&o.list, "list", false, "say the cases and end")
-	flag.BoolVar(&o.manifest, "manifest", false, "print the pod that --kubelet expects, and end")
+	flag.BoolVar(&o.manifest, "manifest", false, "write the pods that --kubelet expects into the working directory, and end")
 	flag.BoolVar(&o.verbose, "v", false, "client-go's own log on standard error")
 	flag.Int64Var(&o.bytes, "bytes", 64<<20, "bytes of a big transfer")
 	flag.IntVar(&o.repeat, "repeat", 1000, "repetitions of sessions in sequence")

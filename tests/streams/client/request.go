@@ -208,7 +208,7 @@ func tokenWrong(ctx context.Context, e *env) error {
 		"/", "/other", u.Path + "x", "/exec/..%2f", u.Path[:len(u.Path)-1]} {
 		wrong := *u
 		wrong.Path = path
-		for name, header := range map[string][]string{"SPDY": upgrade("v4.channel.k8s.io"), "websocket": upgradeWebsocket("v4.channel.k8s.io")} {
+		for name, header := range map[string][]string{"SPDY": upgrade("v4.channel.k8s.io", "portforward.k8s.io"), "websocket": upgradeWebsocket("v4.channel.k8s.io")} {
 			got, _, err := answered(ctx, "GET", &wrong, header...)
 			if err = wantStatus(got, err, http.StatusNotFound); err != nil {
 				return fmt.Errorf("%s with %s: %w", path, name, err)

@@ -223,7 +223,8 @@ func serverKilled(ctx context.Context, e *env) error {
 	}
 	end, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err = c.end(end); err == nil || end.Err() != nil {
+	// client-go takes the end of a SPDY connection for a good end (tools/remotecommand/errorstream.go).
+	if err = c.end(end); err == nil && e.over != spdy || end.Err() != nil {
 		return fmt.Errorf("the client sees: %v", err)
 	}
 	err = until(ctx, "the next session is served", 10*time.Second, func() error { return e.serves(ctx) })
