@@ -318,9 +318,9 @@ mod tests {
     fn a_file_that_is_missing_endless_or_asks_for_a_listener_is_refused() {
         let none = HashSet::new();
         let refused = |path: &str| {
-            read_profile(Path::new(path), &none).map_err(|error| match error {
-                SeccompError::Profile { source, .. } => source.to_string(),
-                other => other.to_string(),
+            read_profile(Path::new(path), &none).map_err(|error| {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                cause.unwrap_or_else(|| error.to_string())
             })
         };
         assert!(refused("/no/such/profile.json").expect_err("missing").contains("No such file"));
@@ -333,13 +333,12 @@ mod tests {
         let sparse = std::fs::File::create(&path).expect("a file");
         sparse.set_len(4 << 30).expect("a sparse file");
         let large = refused(&path.display().to_string());
-        std::fs::write(
-            &path,
-            r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_NOTIFY"}]}"#,
-        )
+        std::fs::File::create(&path).and_then(|mut file| std::io::Write::write_all(&mut file,
+            br#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_NOTIFY"}]}"#,
+        ))
         .expect("written");
         let notify = refused(&path.display().to_string());
-        std::fs::remove_dir_all(&dir).expect("removed");
+        sys::tree::remove_path(&dir).expect("removed");
         assert!(large.expect_err("large").contains("more than 1048576 bytes"));
         assert!(notify.expect_err("notify").contains("SCMP_ACT_NOTIFY is not supported"));
     }

@@ -1,6 +1,6 @@
 //! What all protocols have in common: named channels between a client and a process.
 //!
-//! A protocol (`spdy`, `ws`) makes a [`Client`] to write to, and a [`queue`] into which it puts what it
+//! A protocol (`spdy`, `ws`) makes a [`Client`] to write to, and a `queue` into which it puts what it
 //! reads; [`serve`] does the rest. The protocol reads on, whatever the session does, until the client
 //! is gone, and then drops its [`Inlet`]: that is how a session learns it.
 //!

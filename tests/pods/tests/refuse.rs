@@ -70,17 +70,12 @@ fn what_is_not_there_yet_is_unimplemented() {
         let daemon = Daemon::start("unimplemented").await;
         let mut runtime = daemon.client().runtime();
         let code = |result: Result<(), tonic::Status>| result.expect_err("not there").code();
-        assert_eq!(code(runtime.exec(cri::ExecRequest::default()).await.map(|_| ())), Code::Unimplemented);
-        assert_eq!(
-            code(runtime.attach(cri::AttachRequest::default()).await.map(|_| ())),
-            Code::Unimplemented
-        );
-        assert_eq!(
-            code(runtime.port_forward(cri::PortForwardRequest::default()).await.map(|_| ())),
-            Code::Unimplemented
-        );
-        let events = runtime.get_container_events(cri::GetEventsRequest::default()).await.map(|_| ());
-        assert_eq!(code(events), Code::Unimplemented);
+        let container = cri::CheckpointContainerRequest::default();
+        assert_eq!(code(runtime.checkpoint_container(container).await.map(|_| ())), Code::Unimplemented);
+        let pod = cri::CheckpointPodRequest::default();
+        assert_eq!(code(runtime.checkpoint_pod(pod).await.map(|_| ())), Code::Unimplemented);
+        let pod = cri::RestorePodRequest::default();
+        assert_eq!(code(runtime.restore_pod(pod).await.map(|_| ())), Code::Unimplemented);
         daemon.end().await;
     });
 }

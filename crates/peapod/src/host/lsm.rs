@@ -89,7 +89,7 @@ impl Modules {
             return Ok(Some(DEFAULT.to_owned()));
         }
         let beneath = |path: &&str| self.root.join(path.trim_start_matches('/'));
-        let Some(parser) = PARSERS.iter().map(|path| beneath(path)).find(|path| path.is_file()) else {
+        let Some(parser) = PARSERS.iter().map(beneath).find(|path| path.is_file()) else {
             tracing::warn!("no apparmor_parser: containers run without an AppArmor profile");
             return Ok(None);
         };

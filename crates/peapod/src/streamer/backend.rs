@@ -210,14 +210,18 @@ async fn forget(shim: &Shim, container: &str, exec: &str) {
 }
 
 impl Drop for Run {
-    /// A client that went before the end leaves a process that may outlive it: whenever it ends, the shim
-    /// is told to forget it.
+    /// A client that went before the end: all that it started gets SIGHUP, as from a terminal that hangs
+    /// up. What ignores that (nohup(1)) lives on; whenever it ends, the shim is told to forget it.
     fn drop(&mut self) {
         let Some(exec) = self.exec.take().filter(|_| !*self.forgotten.get_mut()) else { return };
         let (lease, container) = (Arc::clone(&self.lease), std::mem::take(&mut self.container));
         // Without a runtime the server ends, and its connections tell the shim.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
+                let hangup = sys::libc::SIGHUP.unsigned_abs();
+                if let Err(error) = lease.shim.exec_kill(&container, &exec, hangup, true).await {
+                    tracing::debug!(%error, "a process has ended with its client");
+                }
                 if lease.shim.exec_wait(&container, &exec).await.is_ok() {
                     forget(&lease.shim, &container, &exec).await;
                 }
