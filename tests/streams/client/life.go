@@ -20,6 +20,7 @@ var lifeCases = []testCase{
 	{name: "client-killed", needs: onCRI, run: clientKilled},
 	{name: "client-killed-children", needs: onCRI, run: clientKilledChildren},
 	{name: "client-killed-on-tty", needs: onCRI, run: clientKilledTTY},
+	{name: "client-killed-nohup", needs: onCRI, run: clientKilledNohup},
 	{name: "client-cancelled", needs: onCRI, run: clientCancelled},
 	{name: "container-stopped", needs: onCRI, limit: 2 * time.Minute, run: containerStopped},
 	{name: "pod-stopped", needs: onCRI, limit: 2 * time.Minute, run: podStopped},
@@ -82,6 +83,21 @@ func clientKilledChildren(ctx context.Context, e *env) error {
 
 func clientKilledTTY(ctx context.Context, e *env) error {
 	return e.killedWith(ctx, "9696", true, "echo begun; exec sleep 9696", "echo begun; sleep 9696; true")
+}
+
+// What says that it is to live on does, as after any terminal that hangs up.
+func clientKilledNohup(ctx context.Context, e *env) error {
+	if err := e.killClient(ctx, session{container: "shell", command: []string{"sh", "-c", "trap '' HUP; echo begun; exec sleep 9698"}, tty: true}); err != nil {
+		return err
+	}
+	time.Sleep(2 * time.Second)
+	if err := e.runs(ctx, "sleep 9698"); err != nil {
+		return err
+	}
+	if _, err := e.cri().execSync(ctx, e.cri().id("shell"), "sh", "-c", "kill -KILL $(pgrep sleep)"); err != nil {
+		return err
+	}
+	return e.gone(ctx, "sleep 9698")
 }
 
 func (e *env) killedWith(ctx context.Context, word string, tty bool, scripts ...string) error {
