@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 OUT    := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run stop build test check audit bench critest test-kubelet test-vm install uninstall needs
+.PHONY: help run stop build test check audit bench critest streams test-kubelet test-vm install uninstall needs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: needs ## everything that needs root, Rust and apt only
 critest: build ## critest and crictl of cri-tools 1.36 (root, Go)
 	tests/conformance/critest
 	tests/conformance/crictl
+
+streams: build ## exec, attach and port-forward by client-go, the daemon killed beneath them (root, Go)
+	tests/streams/run
 
 test-kubelet: build ## a stock kubelet 1.37 with the example's pod (root, Go)
 	tests/kubelet/run

@@ -4,7 +4,7 @@ use std::{fs, io::Read as _, os::unix::ffi::OsStrExt as _};
 
 /// Most descriptors of one container that are looked at: each costs a system call.
 const MOST_DESCRIPTORS: u64 = 20_000;
-/// /proc/<pid>/limits has some 1.3 KiB.
+/// `/proc/<pid>/limits` has some 1.3 KiB.
 const LARGEST_LIMITS: u64 = 64 << 10;
 
 /// What the processes of a container hold.
