@@ -10,9 +10,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -94,8 +96,22 @@ func awaitPort(addr string) error {
 	return fmt.Errorf("nobody listens on %s", addr)
 }
 
+// reap waits for orphans, which are the first process's to wait for.
+func reap() {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGCHLD)
+	for range ended {
+		for {
+			if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 || err != nil {
+				break
+			}
+		}
+	}
+}
+
 // serve listens on the ports above until it is killed.
 func serve(first int) error {
+	go reap()
 	var open atomic.Int64
 	echo := func(c *net.TCPConn) {
 		open.Add(1)
