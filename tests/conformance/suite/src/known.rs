@@ -52,6 +52,7 @@ const CONTAINERD: &[(&str, &str)] = &[
     ("streams: a child that holds the output does not hold the answer", DRAIN),
     ("streams: ExecSync's timeout ends children too", DRAIN),
     ("stats: further interfaces leave the default one out", "the default interface is there once more"),
+    ("stats: a container's CPU rate", "the answer for a single container has no usage_nano_cores"),
     ("stats: a container's swap", "swap is not in its answers"),
     ("stats: the metrics are all that either peer has", "it has 49 names"),
     ("stats: containers by id, pod and label (list)", "what has ended is listed too"),

@@ -31,7 +31,7 @@ pub fn cases() -> Vec<Case> {
                     Err(status) => {
                         is("after an error, no file", location.try_exists()?, false)?;
                         is("after an error, the container", c.sh("echo goes on").await?, "goes on")?;
-                        return skip(format!("{:?}: {}", status.code(), status.message()));
+                        return skip(format!("the runtime answers {:?}", status.code()));
                     }
                 }
                 is("the container", c.sh("echo goes on").await?, "goes on")
@@ -69,7 +69,7 @@ pub fn cases() -> Vec<Case> {
                     Ok(_) => holds("something was written", std::fs::read_dir(&path)?.count() > 0),
                     Err(status) => {
                         is("after an error, files", std::fs::read_dir(&path)?.count(), 0)?;
-                        skip(format!("{:?}: {}", status.code(), status.message()))
+                        skip(format!("the runtime answers {:?}", status.code()))
                     }
                 }
             },

@@ -186,10 +186,7 @@ pub fn cases() -> Vec<Case> {
                         is("its own words", c.sh(&format!("echo {n}")).await?, n.to_string())
                     });
                 }
-                while let Some(done) = starting.join_next().await {
-                    done??;
-                }
-                Ok(())
+                starting.join_all().await.into_iter().collect()
             },
         ),
         case(
