@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -113,7 +114,7 @@ func perSecond(bytes int64, took time.Duration) float64 { return float64(bytes) 
 
 const throughputRounds = 3
 
-// benchThroughput: `cat` of zeros out of the container and into it.
+// benchThroughput: `cat` of zeros out of a container, and zeros into one that counts them.
 func benchThroughput(ctx context.Context, e *env, add func(string, string, float64)) error {
 	if _, err := e.sh(ctx, fmt.Sprintf("truncate -s %d /tmp/zeros", e.bytes)); err != nil {
 		return err
@@ -129,11 +130,15 @@ func benchThroughput(ctx context.Context, e *env, add func(string, string, float
 			return fmt.Errorf("%d of %d bytes came out", n, e.bytes)
 		}
 		began = time.Now()
-		s := session{container: "shell", command: []string{"sh", "-c", "cat >/dev/null"}, stdin: io.LimitReader(zeros{}, e.bytes)}
+		var said bytes.Buffer
+		s := session{container: "shell", command: []string{inContainerPath, "in-container", "count"}, stdin: io.LimitReader(zeros{}, e.bytes), stdout: &said}
 		if err := e.run(ctx, s); err != nil {
 			return err
 		}
-		add("cat into a container", "MB/s", perSecond(e.bytes, time.Since(began)))
+		add("input into a container", "MB/s", perSecond(e.bytes, time.Since(began)))
+		if err := want("bytes that went in", strings.TrimSpace(said.String()), fmt.Sprint(e.bytes)); err != nil {
+			return err
+		}
 	}
 	_, err := e.sh(ctx, "rm /tmp/zeros")
 	return err

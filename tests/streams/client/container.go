@@ -53,7 +53,7 @@ func digest(r io.Reader) (string, int64, error) {
 // inContainer is what the program does in a test container.
 func inContainer(args []string) int {
 	if len(args) == 0 {
-		fmt.Fprintln(os.Stderr, "in-container: serve, wait, noise or digest")
+		fmt.Fprintln(os.Stderr, "in-container: serve, wait, noise, count or digest")
 		return 2
 	}
 	f := flag.NewFlagSet(args[0], flag.ExitOnError)
@@ -69,6 +69,11 @@ func inContainer(args []string) int {
 		err = awaitPort(net.JoinHostPort("127.0.0.1", strconv.Itoa(*port+portCount)))
 	case "noise":
 		_, err = io.CopyBuffer(os.Stdout, io.LimitReader(noise(byte(*seed)), *bytes), make([]byte, 64<<10))
+	case "count":
+		var n int64
+		if n, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{os.Stdin}, make([]byte, 64<<10)); err == nil {
+			fmt.Println(n)
+		}
 	case "digest":
 		var sum string
 		var n int64
