@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// A runtime's own processes, by the names of their programs.
+// A runtime's own processes, by their names or those of their programs: a shim may have left its program's path behind.
 var programs = regexp.MustCompile(`^(peapod|containerd|runc|crun)`)
 
-// processes of the runtime: the daemon, and all of its programs' names that live in this network namespace or are a
-// parent of what lives in the pods. Another runtime's, on the same machine, have another namespace.
+// processes of the runtime: the daemon, and all by such names that live in this network namespace. Those of another
+// runtime on the same machine have another one.
 func (c *criTarget) processes() ([]int, error) {
 	daemon, err := c.peerPID()
 	if err != nil {
@@ -29,7 +29,10 @@ func (c *criTarget) processes() ([]int, error) {
 	for _, pid := range allPIDs() {
 		dir := "/proc/" + strconv.Itoa(pid)
 		exe, err := os.Readlink(dir + "/exe")
-		if err != nil || pid == daemon || !programs.MatchString(filepath.Base(exe)) {
+		if err != nil || pid == daemon {
+			continue
+		}
+		if _, _, name := processState(pid); !programs.MatchString(filepath.Base(exe)) && !programs.MatchString(name) {
 			continue
 		}
 		if net, err := os.Readlink(dir + "/ns/net"); err == nil && net == home {
