@@ -465,7 +465,14 @@ impl Container {
         let info: serde_json::Value = serde_json::from_str(info.get("info").context("no info.info")?)?;
         let pid = info["pid"].as_u64().context("no pid in info.info")?;
         holds("the pid is a process", pid > 1)?;
-        Ok(u32::try_from(pid)?)
+        let pid = u32::try_from(pid)?;
+        // runc's own process is there first, and a start may be answered a moment before it executes the program.
+        until("the program's execution", || async {
+            let environment = host::proc_file(pid, "environ").unwrap_or_default();
+            Ok((!environment.contains("_LIBCONTAINER_")).then_some(()))
+        })
+        .await?;
+        Ok(pid)
     }
 
     /// ExecSync.

@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context as _, Result, bail};
 use api::cri::{self, ContainerEventType, ContainerState};
 use std::time::Duration;
-use tonic::Streaming;
+use tokio::sync::mpsc;
 
 const SOURCE: &str = "KEP-3386; CRI ContainerEventResponse; contract A.1 GetContainerEvents";
 
@@ -101,17 +101,20 @@ pub fn cases() -> Vec<Case> {
             "contract: bounded per subscriber",
             "ContainerEventResponse.container_id",
             |t: Test| async move {
-                let silent = subscribe(&t).await?;
+                let mut runtime = t.runtime();
+                let silent =
+                    tokio::spawn(async move { runtime.get_container_events(cri::GetEventsRequest {}).await });
                 let mut events = subscribe(&t).await?;
                 let pod = t.pod().await?;
                 for _ in 0..20 {
                     let c = pod.run(|c| c.script("exit 0")).await?;
                     stopped(&mut events, &c).await?;
                 }
-                drop(silent);
+                silent.abort();
                 Ok(())
             },
-        ),
+        )
+        .alone(),
         case(
             "events: the status of a pod has a timestamp only on request",
             "contract 0.9",
@@ -124,37 +127,54 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-async fn subscribe(t: &Test) -> Result<Streaming<cri::ContainerEventResponse>> {
-    // The answer's head may come with the first event only: a call that is under way is a subscription.
-    let mut runtime = t.runtime();
-    let call = tokio::spawn(async move { runtime.get_container_events(cri::GetEventsRequest {}).await });
-    let pod = t.pod().await?;
-    let wake = async {
-        // Events of this container bring the head.
-        for _ in 0..50 {
-            let c = pod.create(|_| {}).await?;
-            c.remove().await?;
-            if call.is_finished() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        anyhow::Ok(())
-    };
-    wake.await?;
-    if !call.is_finished() {
-        bail!("no answer to GetContainerEvents");
-    }
-    Ok(call.await??.into_inner())
+/// One who listens, and reads at once whatever comes: a runtime may wait for its slowest reader.
+struct Events {
+    receiver: mpsc::UnboundedReceiver<cri::ContainerEventResponse>,
+    _reader: AbortOnDropHandle,
 }
 
-async fn next_of(
-    events: &mut Streaming<cri::ContainerEventResponse>,
-    id: &str,
-) -> Result<cri::ContainerEventResponse> {
+/// Ends its task with itself.
+struct AbortOnDropHandle(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDropHandle {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn subscribe(t: &Test) -> Result<Events> {
+    let mut runtime = t.runtime();
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let reader = AbortOnDropHandle(tokio::spawn(async move {
+        let Ok(answer) = runtime.get_container_events(cri::GetEventsRequest {}).await else { return };
+        let mut answers = answer.into_inner();
+        while let Ok(Some(event)) = answers.message().await {
+            if sender.send(event).is_err() {
+                return;
+            }
+        }
+    }));
+    // Who listens is known by hearing: the answer's head may come with the first event only.
+    let pod = t.pod().await?;
+    for _ in 0..50 {
+        if receiver.is_closed() {
+            bail!("GetContainerEvents has failed or ended");
+        }
+        pod.create(|_| {}).await?.remove().await?;
+        if tokio::time::timeout(Duration::from_millis(100), receiver.recv())
+            .await
+            .is_ok_and(|event| event.is_some())
+        {
+            return Ok(Events { receiver, _reader: reader });
+        }
+    }
+    bail!("no events of a container that came and went fifty times")
+}
+
+async fn next_of(events: &mut Events, id: &str) -> Result<cri::ContainerEventResponse> {
     let wait = async {
         loop {
-            match events.message().await? {
+            match events.receiver.recv().await {
                 Some(event) if event.container_id == id => return Ok(event),
                 Some(_) => {}
                 None => bail!("the stream has ended"),
@@ -164,10 +184,7 @@ async fn next_of(
     tokio::time::timeout(Duration::from_secs(15), wait).await.context("no event in time")?
 }
 
-async fn stopped(
-    events: &mut Streaming<cri::ContainerEventResponse>,
-    c: &Container,
-) -> Result<cri::ContainerEventResponse> {
+async fn stopped(events: &mut Events, c: &Container) -> Result<cri::ContainerEventResponse> {
     loop {
         let event = next_of(events, &c.id).await?;
         if event.container_event_type() == ContainerEventType::ContainerStoppedEvent {
