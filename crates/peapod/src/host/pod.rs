@@ -198,7 +198,13 @@ pub(super) fn collect_cgroups(mounts: &Mounts, remembered: &Path) -> Result<()> 
     for (note, path) in notes(remembered)? {
         // The deepest first: a parent is unused only then.
         if remove_unused(mounts, &path)? {
-            fs::remove_file(&note).map_err(failed(format!("cannot remove {}", note.display())))?;
+            match fs::remove_file(&note) {
+                // Pods that go at the same time read the same notes.
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(failed(format!("cannot remove {}", note.display()))(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
         }
     }
     Ok(())
