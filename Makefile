@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 OUT    := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run stop build test check audit bench critest streams test-kubelet test-vm install uninstall needs
+.PHONY: help run stop build test check audit bench critest streams conformance conformance-peer test-kubelet test-vm install uninstall needs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ critest: build ## critest and crictl of cri-tools 1.36 (root, Go)
 
 streams: build ## exec, attach and port-forward by client-go, the daemon killed beneath them (root, Go)
 	tests/streams/run
+
+conformance: build ## our own suite over each field of the CRI; some fields are not there yet (root, Go)
+	tests/conformance/run
+
+conformance-peer: ## the same suite on containerd, so that the suite itself is right (root, Go)
+	tests/conformance/run --runtime containerd
 
 test-kubelet: build ## a stock kubelet 1.37 with the example's pod (root, Go)
 	tests/kubelet/run
