@@ -65,11 +65,16 @@ fn malformed_requests_change_nothing() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_unimplemented() {
+fn what_is_not_there_yet_is_unimplemented_and_what_names_nothing_is_invalid() {
     story(async {
         let daemon = Daemon::start("unimplemented").await;
         let mut runtime = daemon.client().runtime();
         let code = |result: Result<(), tonic::Status>| result.expect_err("not there").code();
+        assert_eq!(code(runtime.exec(cri::ExecRequest::default()).await.map(|_| ())), Code::InvalidArgument);
+        let attach = runtime.attach(cri::AttachRequest::default()).await.map(|_| ());
+        assert_eq!(code(attach), Code::InvalidArgument);
+        let forward = runtime.port_forward(cri::PortForwardRequest::default()).await.map(|_| ());
+        assert_eq!(code(forward), Code::InvalidArgument);
         let container = cri::CheckpointContainerRequest::default();
         assert_eq!(code(runtime.checkpoint_container(container).await.map(|_| ())), Code::Unimplemented);
         let pod = cri::CheckpointPodRequest::default();

@@ -85,6 +85,9 @@ impl<H: Host> Runtime<H> {
         &self,
         request: cri::PortForwardRequest,
     ) -> Result<cri::PortForwardResponse, Status> {
+        if request.pod_sandbox_id.is_empty() {
+            return Err(status::of_request(&Bad::field("pod_sandbox_id", "is empty")));
+        }
         let pod = self.engine.pod(&request.pod_sandbox_id).map_err(|error| status::of_engine(&error))?;
         match pod.state() {
             PodState::Ready => {}
@@ -99,6 +102,9 @@ impl<H: Host> Runtime<H> {
 
     /// A container that runs, and its pod.
     fn running(&self, id: &str) -> Result<(Arc<ContainerView>, Arc<PodView>), Status> {
+        if id.is_empty() {
+            return Err(status::of_request(&Bad::field("container_id", "is empty")));
+        }
         let container = self.engine.container(id).map_err(|error| status::of_engine(&error))?;
         match container.state() {
             ContainerState::Running => {}

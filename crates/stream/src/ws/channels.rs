@@ -111,7 +111,8 @@ impl Messages {
             let channel = first.checked_sub(b'0').ok_or(ChannelError::Digit(first))?;
             return Ok(Within::Channel(channel));
         }
-        if self.protocol.has_close() && first == CLOSE_SIGNAL {
+        // Only v5 has it, but client-go says it whatever was agreed on, and no channel has that number.
+        if first == CLOSE_SIGNAL {
             return Ok(Within::Signal);
         }
         Ok(Within::Channel(first))
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn the_first_byte_is_the_channel() {
         assert_eq!(parse(Protocol::V4, b"\0ls\n"), data(0, b"ls\n"));
-        assert_eq!(parse(Protocol::V1, b"\xff\x00"), data(255, b"\0"));
+        assert_eq!(parse(Protocol::V1, b"\xfe\x00"), data(254, b"\0"));
         assert_eq!(parse(Protocol::V1Base64, b"0Zm9vCgo="), data(0, b"foo\n\n"));
         assert_eq!(parse(Protocol::V4Base64, b"4Cg=="), data(4, b"\n"));
         assert_eq!(parse(Protocol::V4Base64, b"0Zm9v\r\nCgo="), data(0, b"foo\n\n"));
@@ -179,7 +180,9 @@ mod tests {
 
     #[test]
     fn the_close_signal_names_one_channel() {
-        assert_eq!(parse(Protocol::V5, &[255, 0]), Ok(Some(Said::Close { channel: 0 })));
+        for protocol in [Protocol::V5, Protocol::V4, Protocol::V1, Protocol::Unnamed] {
+            assert_eq!(parse(protocol, &[255, 0]), Ok(Some(Said::Close { channel: 0 })));
+        }
         assert_eq!(parse(Protocol::V5, &[255]), Err(ChannelError::Close));
         assert_eq!(parse(Protocol::V5, &[255, 0, 1]), Err(ChannelError::Close));
         let mut messages = Messages::new(Protocol::V5);

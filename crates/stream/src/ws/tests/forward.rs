@@ -170,7 +170,7 @@ async fn over_v4_what_the_client_still_sends_is_delivered_until_it_pauses() {
 #[tokio::test]
 async fn what_is_not_the_clients_to_say_ends_the_session_with_a_reason() {
     for (protocol, channel) in
-        [(Protocol::V4, 1), (Protocol::V5, 2), (Protocol::V4Base64, 9), (Protocol::V4, 255)]
+        [(Protocol::V4, 1), (Protocol::V5, 2), (Protocol::V4Base64, 9), (Protocol::V4, 254)]
     {
         let (listener, port) = listener().await;
         let (mut raw, served) = session(protocol, &[port]);

@@ -97,7 +97,7 @@ async fn what_is_not_the_clients_to_say_ends_the_session_with_a_reason() {
         (Protocol::V5, frame(BINARY, b"\x02output"), policy(2)),
         (Protocol::V5, frame(BINARY, b"\x03{}"), policy(3)),
         (Protocol::Unnamed, frame(BINARY, b"\x05?"), policy(5)),
-        (Protocol::V4, frame(BINARY, &[255, 0]), policy(255)),
+        (Protocol::V4, frame(BINARY, &[254, 0]), policy(254)),
         (Protocol::V5, frame(BINARY, &[255, 9]), policy(9)),
         (
             Protocol::V5,
