@@ -269,8 +269,6 @@ fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Here alone: beside an upgrade it makes Go's client lose the whole header (net/http:transfer.go).
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     // Here and not for all answers: beside an "Upgrade", Go's clients forget both (net/http:transfer.go).
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
     for (name, value) in refusal.headers() {
