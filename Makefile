@@ -31,7 +31,7 @@ build: ## target/release/peapod and its static shim
 check: ## formatting, lints, licences, documentation, walls between crates (no root)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --lib --bins --examples --no-deps --document-private-items --locked
 	$(CARGO) test --locked -p tidy
 	deploy/cargo-deny check licenses sources bans
 
@@ -42,7 +42,7 @@ test: needs ## everything that needs root, Rust and apt only
 	@deploy/needs test
 	deploy/test
 
-critest: build ## critest and crictl of cri-tools 1.36 (root, Go)
+critest: build ## the whole of critest, and crictl, of cri-tools 1.36 (root, Go)
 	tests/conformance/critest
 	tests/conformance/crictl
 
