@@ -8,10 +8,10 @@ PREFIX ?= /usr/local
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 OUT    := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run stop build test check audit bench critest streams conformance conformance-peer test-kubelet test-vm install uninstall needs
+.PHONY: help run stop build test check audit bench critest streams conformance conformance-spoil conformance-peer test-kubelet test-vm install uninstall needs
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: needs build ## build, start the daemon if none runs, bring up the example's pod (root)
 	@deploy/run-example
@@ -51,6 +51,9 @@ streams: build ## exec, attach and port-forward by client-go, the daemon killed 
 
 conformance: build ## our own suite over each field of the CRI; some fields are not there yet (root, Go)
 	tests/conformance/run
+
+conformance-spoil: build ## the suite's own test: each answer field spoilt, and whether the case sees it (root, Go)
+	tests/conformance/run -- --spoil --jobs 16
 
 conformance-peer: ## the same suite on containerd, so that the suite itself is right (root, Go)
 	tests/conformance/run --runtime containerd

@@ -42,6 +42,10 @@ const CONTAINERD: &[(&str, &str)] = &[
     ("devices: unknown permissions are refused", UNCHECKED),
     ("logs: a log path does not lead out of the directory", UNCHECKED),
     ("images: a pull for an unknown handler is refused", "it falls back to the default snapshotter"),
+    (
+        "images: the name in the pod's spec comes with a container",
+        "user_specified_image is not in its answers",
+    ),
     ("images: a token of the registry", "AuthConfig.registry_token is not read"),
     ("images: the file system of containers", "container_filesystems is always empty"),
     ("lists: images, and one by its name (list)", "the filter of images is not read"),

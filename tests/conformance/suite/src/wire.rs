@@ -258,8 +258,10 @@ impl Schema {
                     out.extend_from_slice(record.payload);
                     out.push(b'~');
                 }
+                // A share of time that nothing can have.
+                Kind::Double if here => fixed(&mut out, field.number),
                 // Gone.
-                Kind::Map | Kind::Text | Kind::Double | Kind::Wide if here => {}
+                Kind::Map | Kind::Text | Kind::Wide if here => {}
                 Kind::Number | Kind::Wide | Kind::Double | Kind::Text | Kind::Map => {
                     out.extend_from_slice(record.whole)
                 }
@@ -291,8 +293,15 @@ fn absent(out: &mut Vec<u8>, field: &Field) {
             varint(out, 6);
             out.extend_from_slice(&[0x0a, 1, b'~', 0x12, 1, b'~']);
         }
+        Kind::Double if !field.repeated => fixed(out, field.number),
         Kind::Number | Kind::Wide | Kind::Double | Kind::Message(_) => {}
     }
+}
+
+/// Writes the double -1.
+fn fixed(out: &mut Vec<u8>, number: u64) {
+    tag(out, number, 1);
+    out.extend_from_slice(&(-1.0_f64).to_le_bytes());
 }
 
 struct Record<'a> {

@@ -28,6 +28,13 @@ async fn image(t: &Test, reference: &str) -> Result<cri::Image> {
     t.image_status(reference).await?.with_context(|| format!("no image {reference}"))
 }
 
+/// The container as the list has it.
+async fn listed(t: &Test, id: &str) -> Result<cri::Container> {
+    let filter = cri::ContainerFilter { id: id.to_owned(), ..Default::default() };
+    let found = crate::cases::lists::containers(t, filter).await?;
+    found.into_iter().next().context("the container is not in the list")
+}
+
 fn identity() -> Vec<Case> {
     const FOUR: &str = "contract 0.5: one identifier; critest Image Identifier Consistency";
     vec![
@@ -39,6 +46,22 @@ fn identity() -> Vec<Case> {
                 let id = t.pull("single-0:1").await?;
                 is("image_ref", &id, &t.world.registry.id("single-0:1")?)?;
                 is("Image.id", image(&t, &t.spec("single-0:1").image).await?.id, id)
+            },
+        ),
+        case(
+            "images: of a container's image nothing is told that was not asked for",
+            "CRI ImageSpec",
+            "cs.image.annotations cs.image.runtime_handler cs.image.image_ref Container.image.annotations Container.image.runtime_handler Container.image.image_ref",
+            |t: Test| async move {
+                let c = t.container(|_| {}).await?;
+                let status = c.status().await?.image.context("no image in the status")?;
+                let listed = listed(&t, &c.id).await?.image.context("no image in the list")?;
+                for (place, spec) in [("the status", status), ("the list", listed)] {
+                    is(&format!("annotations in {place}"), spec.annotations.len(), 0)?;
+                    is(&format!("runtime_handler in {place}"), spec.runtime_handler, "")?;
+                    is(&format!("image_ref in {place}"), spec.image_ref, "")?;
+                }
+                Ok(())
             },
         ),
         case(
@@ -57,15 +80,9 @@ fn identity() -> Vec<Case> {
                         &id,
                     )?;
                 }
-                let listed = crate::cases::lists::containers(
-                    &t,
-                    cri::ContainerFilter { id: c.id, ..Default::default() },
-                )
-                .await?;
-                is("Container.image_id", &listed[0].image_id, &id)?;
-                for reference in
-                    [listed[0].image_ref.clone(), listed[0].image.clone().unwrap_or_default().image]
-                {
+                let listed = listed(&t, &c.id).await?;
+                is("Container.image_id", &listed.image_id, &id)?;
+                for reference in [listed.image_ref, listed.image.unwrap_or_default().image] {
                     is(
                         &format!("the image {reference:?} of the list"),
                         &image(&t, &reference).await?.id,
@@ -456,14 +473,17 @@ fn configured() -> Vec<Case> {
         case(
             "images: the name in the pod's spec comes with a container",
             "CRI ImageSpec.user_specified_image",
-            "c.image.user_specified_image",
+            "c.image.user_specified_image cs.image.user_specified_image Container.image.user_specified_image",
             |t: Test| async move {
                 let named = t.spec("busybox:1").image;
-                let c = t.container(|c| c.image.get_or_insert_default().user_specified_image = named).await?;
-                holds(
-                    "the status has an image",
-                    !c.status().await?.image.unwrap_or_default().image.is_empty(),
-                )
+                let change = |c: &mut cri::ContainerConfig| {
+                    c.image.get_or_insert_default().user_specified_image = named.clone()
+                };
+                let c = t.container(change).await?;
+                let status = c.status().await?.image.unwrap_or_default();
+                is("in the status", status.user_specified_image, named.as_str())?;
+                let listed = listed(&t, &c.id).await?.image.unwrap_or_default();
+                is("in the list", listed.user_specified_image, named.as_str())
             },
         ),
         case(
@@ -763,6 +783,16 @@ fn removal() -> Vec<Case> {
     ]
 }
 
+/// A file system of now, with at least so much in it.
+fn filled(usage: &cri::FilesystemUsage, bytes: u64, inodes: u64) -> Result<()> {
+    let now = crate::cases::sandbox::now();
+    between("timestamp", usage.timestamp, now - 120_000_000_000, now)?;
+    let point = usage.fs_id.clone().context("no fs_id")?.mountpoint;
+    is(&format!("{point} is a directory"), std::path::Path::new(&point).is_dir(), true)?;
+    between("used_bytes", usage.used_bytes.context("no used_bytes")?.value, bytes, 1 << 40)?;
+    between("inodes_used", usage.inodes_used.context("no inodes_used")?.value, inodes, 1 << 30)
+}
+
 fn disk() -> Vec<Case> {
     vec![
         case(
@@ -771,28 +801,16 @@ fn disk() -> Vec<Case> {
             "ImageFsInfoRequest ImageFsInfoResponse.image_filesystems.timestamp ImageFsInfoResponse.image_filesystems.fs_id.mountpoint ImageFsInfoResponse.image_filesystems.used_bytes.value ImageFsInfoResponse.image_filesystems.inodes_used.value",
             |t: Test| async move {
                 let answer = t.images().image_fs_info(cri::ImageFsInfoRequest {}).await?.into_inner();
-                let usage = answer.image_filesystems.first().context("no file system")?;
-                between(
-                    "timestamp",
-                    usage.timestamp,
-                    crate::cases::sandbox::now() - 120_000_000_000,
-                    crate::cases::sandbox::now(),
-                )?;
-                let point = usage.fs_id.clone().context("no fs_id")?.mountpoint;
-                is(&format!("{point} is a directory"), std::path::Path::new(&point).is_dir(), true)?;
-                between("used_bytes", usage.used_bytes.context("no used_bytes")?.value, 1 << 20, 1 << 40)?;
-                between("inodes_used", usage.inodes_used.context("no inodes_used")?.value, 10, 1 << 30)
+                filled(answer.image_filesystems.first().context("no file system")?, 1 << 20, 10)
             },
         ),
         case(
             "images: the file system of containers",
             "KEP-4191; CRI ImageFsInfoResponse.container_filesystems",
-            "ImageFsInfoResponse.container_filesystems.fs_id.mountpoint",
+            "ImageFsInfoResponse.container_filesystems.fs_id.mountpoint ImageFsInfoResponse.container_filesystems.timestamp ImageFsInfoResponse.container_filesystems.used_bytes.value ImageFsInfoResponse.container_filesystems.inodes_used.value",
             |t: Test| async move {
                 let answer = t.images().image_fs_info(cri::ImageFsInfoRequest {}).await?.into_inner();
-                let usage = answer.container_filesystems.first().context("no file system")?;
-                let point = usage.fs_id.clone().context("no fs_id")?.mountpoint;
-                is(&format!("{point} is a directory"), std::path::Path::new(&point).is_dir(), true)
+                filled(answer.container_filesystems.first().context("no file system")?, 0, 0)
             },
         ),
     ]

@@ -23,7 +23,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "lifecycle: what was asked for comes back in the status",
             "CRI ContainerStatus",
-            "c.metadata.name c.metadata.attempt c.labels c.annotations c.image.image cs.id cs.metadata.name cs.metadata.attempt cs.labels cs.annotations cs.log_path",
+            "c.metadata.name c.metadata.attempt c.labels c.annotations c.image.image cs.id cs.metadata.name cs.metadata.attempt cs.labels cs.annotations cs.log_path cs.message",
             echo,
         ),
         case(
@@ -303,6 +303,7 @@ async fn echo(t: Test) -> Result<()> {
     is("metadata", &status.metadata, &config.metadata)?;
     is("labels", &status.labels, &config.labels)?;
     is("annotations", &status.annotations, &config.annotations)?;
+    is("message, while there is nothing to say", &status.message, "")?;
     is("log_path", status.log_path, t.dir().join("logs/echo/4.log").to_string_lossy().into_owned())
 }
 

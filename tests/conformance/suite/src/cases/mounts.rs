@@ -141,11 +141,12 @@ fn binds() -> Vec<Case> {
         case(
             "mounts: selinux_relabel does no harm without SELinux",
             "CRI Mount.selinux_relabel",
-            "c.mounts.selinux_relabel",
+            "c.mounts.selinux_relabel cs.mounts.selinux_relabel",
             |t: Test| async move {
                 let dir = t.host_dir("volume", &[("word", "x")])?;
                 let c = t.container(|c| c.bind(&dir, "/volume").selinux_relabel = true).await?;
-                is("inside", c.sh("cat /volume/word").await?, "x")
+                is("inside", c.sh("cat /volume/word").await?, "x")?;
+                is("in the status", told(&c, "/volume").await?.selinux_relabel, true)
             },
         ),
         case(
@@ -440,12 +441,15 @@ fn images() -> Vec<Case> {
         case(
             "mounts: the reference of an image's volume is in the status",
             "KEP-5365; CRI ImageSpec.image_ref",
-            "c.mounts.image.image c.mounts.image.user_specified_image cs.mounts.image.image_ref",
+            "c.mounts.image.image c.mounts.image.user_specified_image cs.mounts.image.image_ref cs.mounts.image.user_specified_image",
             |t: Test| async move {
                 let named = t.spec("volume:1").image;
-                let c = image_volume(&t, |m| m.image.get_or_insert_default().user_specified_image = named)
-                    .await??;
+                let change = |m: &mut cri::Mount| {
+                    m.image.get_or_insert_default().user_specified_image = named.clone();
+                };
+                let c = image_volume(&t, change).await??;
                 let told = told(&c, "/volume").await?.image.unwrap_or_default();
+                is("user_specified_image in the status", &told.user_specified_image, &named)?;
                 let digest = t.world.registry.digest("volume", "1")?;
                 let known = [
                     t.world.registry.id("volume:1")?,

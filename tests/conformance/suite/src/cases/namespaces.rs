@@ -136,7 +136,7 @@ fn combination(network: NamespaceMode, pid: NamespaceMode, ipc: NamespaceMode) -
     case(
         format!("namespaces: network {}, pid {}, ipc {} together", word(network), word(pid), word(ipc)),
         "CRI NamespaceOption, LinuxPodSandboxStatus",
-        "ps.linux.namespaces.options.network ps.linux.namespaces.options.pid ps.linux.namespaces.options.ipc",
+        "ps.linux.namespaces.options.network ps.linux.namespaces.options.pid ps.linux.namespaces.options.ipc ps.linux.namespaces.options.target_id",
         move |t: Test| async move {
             let options = cri::NamespaceOption {
                 network: network.into(),
@@ -156,7 +156,8 @@ fn combination(network: NamespaceMode, pid: NamespaceMode, ipc: NamespaceMode) -
             let told = told.unwrap_or_default();
             is("network in the status", told.network(), network)?;
             is("pid in the status", told.pid(), pid)?;
-            is("ipc in the status", told.ipc(), ipc)
+            is("ipc in the status", told.ipc(), ipc)?;
+            is("target_id in the status", told.target_id, "")
         },
     )
 }

@@ -65,7 +65,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "userns: a volume is idmapped",
             "KEP-127; CRI Mount.uidMappings, gidMappings",
-            "c.mounts.uidMappings.host_id c.mounts.uidMappings.length c.mounts.gidMappings.host_id c.mounts.gidMappings.length",
+            "c.mounts.uidMappings.host_id c.mounts.uidMappings.length c.mounts.gidMappings.host_id c.mounts.gidMappings.length cs.mounts.uidMappings.host_id cs.mounts.uidMappings.container_id cs.mounts.uidMappings.length cs.mounts.gidMappings.host_id cs.mounts.gidMappings.container_id cs.mounts.gidMappings.length",
             volume,
         ),
         case(
@@ -220,7 +220,10 @@ async fn volume(t: Test) -> Result<()> {
     is("root's file inside", c.sh("stat -c %u:%g /volume/word").await?, "0:0")?;
     c.sh("touch /volume/made").await?;
     let made = host::command("stat", &["-c", "%u:%g", &format!("{dir}/made")])?;
-    is("what it made, outside", made.trim(), "0:0")
+    is("what it made, outside", made.trim(), "0:0")?;
+    let told = c.status().await?.mounts.into_iter().next().context("no mount in the status")?;
+    is("uidMappings in the status", told.uid_mappings, mapping().uids)?;
+    is("gidMappings in the status", told.gid_mappings, mapping().gids)
 }
 
 async fn host_network(t: Test) -> Result<()> {
