@@ -25,6 +25,7 @@ const IFLA_ADDRESS: u16 = 1; // linux/if_link.h
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -32,8 +33,11 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4; // hairpin
+const IFLA_BRPORT_FLUSH: u16 = 24;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
+const BR_STATE_DISABLED: u8 = 0; // linux/if_bridge.h
 const VETH_INFO_PEER: u16 = 1; // linux/veth.h
 
 const IFA_ADDRESS: u16 = 1; // linux/if_addr.h
@@ -58,6 +62,7 @@ const IFF_UP: u32 = 0x1;
 const IFF_PROMISC: u32 = 0x100;
 
 const AF_INET: u8 = 2;
+const AF_BRIDGE: u8 = 7;
 const AF_INET6: u8 = 10;
 
 /// A hardware address.
@@ -278,11 +283,30 @@ fn bridge_port(veth: &Veth<'_>) -> Message {
     })
 }
 
+/// Cuts a link off its bridge, which forgets whom it reached there; one that is gone or in none is fine.
+/// Unlike deleting the link or taking it down, this does not wait for the network stack. It holds until
+/// the other end's carrier changes.
+pub(crate) fn cut_off(session: &mut Session, name: &str) -> Result<(), Refusal> {
+    let Some(port) = link(session, name)?.filter(|link| link.master != 0) else { return Ok(()) };
+    let mut head = link_head(port.index, 0, 0);
+    head[0] = AF_BRIDGE;
+    // Not by RTM_NEWLINK as above: that tells the bridge of a change of the link, which it takes for its
+    // coming back.
+    let cut = Message::new(SETLINK, 0, &head)
+        .nest(IFLA_PROTINFO, |m| m.u8(IFLA_BRPORT_STATE, BR_STATE_DISABLED).attr(IFLA_BRPORT_FLUSH, &[]));
+    let done = match session.ask(cut) {
+        // A spanning tree of the kernel keeps the states of its ports to itself.
+        Err(refusal) if refusal.errno == Errno::BUSY => session.ask(down(port.index)),
+        other => other,
+    };
+    done.map(drop).or_else(|refusal| absent::<()>(refusal).map(drop))
+}
+
 pub(crate) fn up(link: u32) -> Message {
     Message::new(SETLINK, 0, &link_head(link, IFF_UP, IFF_UP))
 }
 
-#[cfg(test)]
+/// Waits for the network stack (tens of milliseconds).
 pub(crate) fn down(link: u32) -> Message {
     Message::new(SETLINK, 0, &link_head(link, 0, IFF_UP))
 }

@@ -316,8 +316,8 @@ impl Network {
         };
         let id = request.pod.to_string();
         let work = move |hands: &mut Hands| {
-            // The rules first: an address that is free may be another pod's at once.
-            let rules = conf.del(&mut hands.firewall, &id, known.as_deref());
+            // Link and rules first: an address that is free may be another pod's at once.
+            let rules = conf.del(&mut hands.route, &mut hands.firewall, &id, known.as_deref());
             let Ipam::HostLocal(ipam) = &conf.ipam else { return rules };
             rules.and(hands.leases.del(ipam, &id, INTERFACE))
         };

@@ -240,13 +240,19 @@ impl BridgeConf {
         routes
     }
 
-    /// DEL: what the host has of the pod besides its link. `addresses` = those that it had, if known.
+    /// DEL: what the host has of the pod. `addresses` = those that it had, if known. Its link goes with
+    /// its namespace, which the kernel destroys later: until then nobody hears the pod any more, whose
+    /// addresses may be another's at once.
     pub(crate) fn del(
         &self,
+        route: &mut Session,
         firewall: &mut Firewall,
         pod: &str,
         addresses: Option<&[IpAddr]>,
     ) -> Result<(), BuiltinError> {
+        let host_end = veth_name(pod);
+        rtnl::cut_off(route, &host_end)
+            .map_err(netlink(format!("cannot cut `{host_end}` off its bridge")))?;
         if self.ip_masq { firewall.unmasquerade(pod, addresses) } else { Ok(()) }
     }
 

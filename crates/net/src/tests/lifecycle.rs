@@ -79,6 +79,48 @@ fn a_network_of_both_families_gives_both_and_both_work_at_once() {
     });
 }
 
+/// A network of a single address.
+fn single(data_dir: &Path) -> Value {
+    let range = json!([[{"subnet": "10.124.0.0/24", "rangeStart": "10.124.0.9", "rangeEnd": "10.124.0.9"}]]);
+    json!({
+        "cniVersion": "1.0.0", "name": "single",
+        "plugins": [{"type": "bridge", "bridge": "cni0", "isGateway": true,
+                     "ipam": {"type": "host-local", "dataDir": data_dir, "ranges": range}}]
+    })
+}
+
+#[test]
+fn a_detached_pod_is_heard_no_more_and_its_address_is_the_next_ones_at_once() {
+    on_a_fresh_host(|| {
+        let scratch = Scratch::new();
+        let data = scratch.dir("data");
+        let node = Node::in_scratch(scratch, &[("10-single.conflist", single(&data))]);
+        let old = node.pod(1);
+        let listener = in_pod(&old.request, || TcpListener::bind("0.0.0.0:80").expect("listen"));
+        TcpStream::connect((old.ip(), 80)).expect("the host reaches it, and its bridge knows where it is");
+        listener.accept().expect("accept");
+        wait(node.network.detach(&old.request, Some(&old.attached.result))).expect("detach");
+        // Its namespace is there still, with its link and its process.
+        let at = SocketAddr::from((old.ip(), 80));
+        TcpStream::connect_timeout(&at, Duration::from_millis(300)).expect_err("it answers");
+        let new = node.pod(2);
+        assert_eq!(new.ip(), old.ip());
+        let server = serve(&new.request, 80, 1);
+        ask(at).expect("the host reaches the new one");
+        server.join().expect("server");
+        listener.set_nonblocking(true).expect("non-blocking");
+        let nobody = listener.accept().expect_err("the old one was reached");
+        assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+        drop(listener);
+        wait(node.network.detach(&old.request, Some(&old.attached.result))).expect("again");
+        node.pins.drop_pod(&old.request.pod).expect("drop");
+        node.remove(&new);
+        let mut session = Session::open(Subsystem::Route).expect("netlink");
+        assert!(rtnl::delete_link(&mut session, "cni0").expect("delete"));
+        node.end();
+    });
+}
+
 #[test]
 fn what_leaves_the_network_is_masqueraded_and_what_stays_is_not() {
     on_a_fresh_host(|| {
