@@ -24,6 +24,8 @@ const REMOVE_WITHIN: Duration = Duration::from_secs(2);
 const FREEZE_WITHIN: Duration = Duration::from_secs(2);
 /// Rounds of [`Cgroup::kill`] on v1 before the group is frozen: only a fork bomb needs more.
 const KILL_ROUNDS: usize = 4;
+/// Rounds of [`Cgroup::signal`]: what forks faster than it is listed for so long is left to itself.
+const SIGNAL_ROUNDS: usize = 16;
 
 /// A control group, in all hierarchies of the machine. Holds no descriptor of its own and no state
 /// but its name: any process may open the same group again.
@@ -207,6 +209,27 @@ impl Cgroup {
         }
     }
 
+    /// Sends a signal to all processes in the group and beneath it, also to those that they fork
+    /// meanwhile: a process that was signalled handles that before its next fork (fork(2) begins anew
+    /// with a signal pending), so a list of none but signalled ones is the last. Does nothing if the
+    /// group does not exist.
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`].
+    pub fn signal(&self, signal: Signal) -> Result<(), CgroupError> {
+        if signal == Signal::KILL {
+            return self.kill();
+        }
+        let node = self.holder()?;
+        let mut signalled = BTreeSet::new();
+        for _ in 0..SIGNAL_ROUNDS {
+            if !signal_listed(&node, signal, &mut signalled)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Stops all processes, and returns when they are stopped.
     ///
     /// # Errors
@@ -387,7 +410,7 @@ fn hand_down(level: &Node<'_>) -> Result<(), CgroupError> {
 fn kill_v1(node: &Node<'_>) -> Result<(), CgroupError> {
     let mut signalled = BTreeSet::new();
     for _ in 0..KILL_ROUNDS {
-        if !kill_listed(node, &mut signalled)? {
+        if !signal_listed(node, Signal::KILL, &mut signalled)? {
             return Ok(());
         }
     }
@@ -396,7 +419,7 @@ fn kill_v1(node: &Node<'_>) -> Result<(), CgroupError> {
     let mut rounds = if frozen { 2 } else { 1000 };
     let mut result = Ok(true);
     while rounds > 0 && matches!(result, Ok(true)) {
-        result = kill_listed(node, &mut signalled);
+        result = signal_listed(node, Signal::KILL, &mut signalled);
         rounds -= 1;
     }
     if has_freezer {
@@ -406,7 +429,11 @@ fn kill_v1(node: &Node<'_>) -> Result<(), CgroupError> {
 }
 
 /// Signals the processes that were not signalled before; whether there were any.
-fn kill_listed(node: &Node<'_>, signalled: &mut BTreeSet<i32>) -> Result<bool, CgroupError> {
+fn signal_listed(
+    node: &Node<'_>,
+    signal: Signal,
+    signalled: &mut BTreeSet<i32>,
+) -> Result<bool, CgroupError> {
     let mut any = false;
     for pid in node.processes()? {
         if !signalled.insert(pid) {
@@ -414,9 +441,9 @@ fn kill_listed(node: &Node<'_>, signalled: &mut BTreeSet<i32>) -> Result<bool, C
         }
         any = true;
         let Some(target) = Pid::from_raw(pid) else { continue };
-        match kill_process(target, Signal::KILL) {
+        match kill_process(target, signal) {
             Ok(()) | Err(Errno::SRCH) => {}
-            Err(errno) => return Err(node.error("cgroup.procs", format!("kill process {pid}"), errno)),
+            Err(errno) => return Err(node.error("cgroup.procs", format!("signal process {pid}"), errno)),
         }
     }
     Ok(any)

@@ -13,6 +13,7 @@ use std::{
 use sys::rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
+    process::Signal,
 };
 
 /// A group with all that is in it, gone at the end of the test.
@@ -200,6 +201,21 @@ fn a_group_that_forks_all_the_time_dies_whole() {
         made.0.kill().unwrap();
         made.0.remove().unwrap();
         child.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_signal_reaches_those_that_are_forked_meanwhile() {
+    for mounts in each() {
+        let made = group(&mounts, "chains", "{}");
+        // Each process forks the next and ends: hardly any lives from a list to its signal.
+        let script = "next() { next & }; for i in 1 2 3 4 5 6 7 8; do next; done";
+        let mut child = inside(&made.0, script);
+        child.0.wait().unwrap();
+        assert!(!made.0.processes().unwrap().is_empty());
+        made.0.signal(Signal::HUP).unwrap();
+        made.0.remove().unwrap();
+        made.0.signal(Signal::HUP).unwrap();
     }
 }
 
