@@ -249,7 +249,7 @@ impl Shim {
 }
 
 /// Removes a group unless processes are in it: removing would wait for them.
-fn is_removed(group: &Cgroup) -> bool {
+pub(crate) fn is_removed(group: &Cgroup) -> bool {
     match group.processes() {
         Ok(processes) if !processes.is_empty() => false,
         Ok(_) | Err(_) => group.remove().is_ok(),

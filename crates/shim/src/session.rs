@@ -12,8 +12,12 @@
 //!
 //! Without a terminal the client's FIFOs are the process's own descriptors: no byte goes through the
 //! shim. What the process leaves in the background lives on in the group that the process had.
+//!
+//! One that is bound to its client hangs up with it, terminal or not: when the connection that asked for
+//! it breaks, all of its group get SIGHUP, as that is the end of whatever was to read and type there.
 
 use crate::connection::ReplyTo;
+use crate::exec::is_removed;
 use crate::fifo::{Address, Ends};
 use crate::framing::now_nanos;
 use crate::launch::Further;
@@ -22,7 +26,7 @@ use crate::reaper::{KILLED, START_FAILED};
 use crate::serve::{Shim, bounded};
 use crate::task::{LONGEST_ID, timestamp};
 use crate::terminal::Terminal;
-use crate::wire::{Payload, Refusal};
+use crate::wire::{Payload, Refusal, chain};
 use cgroup::Cgroup;
 use containerd_shim_protos::api;
 use std::time::{Duration, Instant};
@@ -78,6 +82,8 @@ pub(crate) struct Session {
     addresses: [Box<str>; 3],
     terminal: bool,
     state: State,
+    /// Its group, if its process has left something there.
+    left: Option<Cgroup>,
     /// The client's ends, where they are held open: stdin, stdout, stderr.
     held: [Option<OwnedFd>; 3],
     /// Its terminal, while it runs or has output left.
@@ -103,6 +109,14 @@ impl Session {
         match &self.state {
             State::Ended(end) => Some(*end),
             State::Made(_) | State::Running { .. } | State::Ending { .. } => None,
+        }
+    }
+
+    /// Where its processes are, its own or what that left.
+    fn group(&self) -> Option<&Cgroup> {
+        match &self.state {
+            State::Running { cgroup, .. } => Some(cgroup),
+            State::Made(_) | State::Ending { .. } | State::Ended(_) => self.left.as_ref(),
         }
     }
 
@@ -181,6 +195,7 @@ impl Shim {
             addresses: [request.stdin.into(), request.stdout.into(), request.stderr.into()],
             terminal: request.terminal,
             state: State::Made(Box::new(made)),
+            left: None,
             held: [stdin.other, stdout.other, stderr.other],
             console: None,
             waiting: Vec::new(),
@@ -331,7 +346,7 @@ impl Shim {
         let until = Instant::now() + DRAIN;
         let before = std::mem::replace(&mut session.state, State::Ending { end, until });
         if let State::Running { cgroup, .. } = before {
-            self.forget_cgroup(cgroup);
+            session.left = (!is_removed(&cgroup)).then_some(cgroup);
         }
         self.settle_session(index, Instant::now());
         true
@@ -394,25 +409,33 @@ impl Shim {
     fn forget_session(&mut self, index: usize) {
         self.hang_up(index);
         let session = self.sessions.swap_remove(index);
+        if let Some(left) = session.left {
+            self.forget_cgroup(left);
+        }
         for reply_to in session.waiting {
             let text = format!("exec_id: process {} is forgotten", session.id);
             self.reply(reply_to, Err(Refusal::not_found(text)));
         }
     }
 
-    /// A connection is closed: what was bound to it is forgotten when it is over. It is only marked here:
-    /// this is reached from the middle of answers.
+    /// A connection is closed: what was bound to it is hung up, and forgotten when it is over. It is only
+    /// marked here: this is reached from the middle of answers.
     pub(crate) fn orphan_sessions(&mut self, connection: u32) {
+        let mut failed = Vec::new();
         for session in &mut self.sessions {
             session.waiting.retain(|reply_to| reply_to.connection != connection);
             if session.client == Some(connection) {
                 session.orphan = true;
+                if let Some(Err(e)) = session.group().map(|group| group.signal(Signal::HUP)) {
+                    failed.push(format!("hang up process {}: {}", session.id, chain(&e)));
+                }
                 // Nothing else would tell a terminal that only listened.
                 if let Some(console) = session.console.take_if(|console| !console.has_output()) {
                     console.close(&self.poll);
                 }
             }
         }
+        failed.iter().for_each(|text| self.log(text));
     }
 
     /// The container is deleted: all of its processes were killed before.
@@ -449,23 +472,22 @@ impl Shim {
         Ok(None)
     }
 
-    /// Kill of a process, or of all that it forked too.
+    /// Kill of a process, or of all that it forked too, also if only those are left.
     pub(crate) fn kill_session(&mut self, request: &api::KillRequest, signal: Signal) -> Result<(), Refusal> {
         let session = &self.sessions[self.session(&request.id, &request.exec_id)?];
-        let (pid, cgroup) = match &session.state {
-            State::Made(_) => {
-                return Err(Refusal::state(format!("exec_id: process {} is not started", session.id)));
-            }
-            // Not reaped, so the number is its own.
-            State::Running { pid, cgroup } => (*pid, cgroup),
-            State::Ending { .. } | State::Ended(_) => {
-                return Err(Refusal::not_found(format!("exec_id: process {} has ended", session.id)));
-            }
-        };
-        if request.all {
-            return crate::task::kill_group(cgroup, signal);
+        if let Some(group) = session.group().filter(|_| request.all) {
+            return crate::task::kill_group(group, signal);
         }
-        kill_process(pid, signal).map_err(|e| Refusal::internal("signal the process", &e))
+        match &session.state {
+            State::Made(_) => Err(Refusal::state(format!("exec_id: process {} is not started", session.id))),
+            // Not reaped, so the number is its own.
+            State::Running { pid, .. } => {
+                kill_process(*pid, signal).map_err(|e| Refusal::internal("signal the process", &e))
+            }
+            State::Ending { .. } | State::Ended(_) => {
+                Err(Refusal::not_found(format!("exec_id: process {} has ended", session.id)))
+            }
+        }
     }
 
     /// Delete of a process that does not run.

@@ -7,6 +7,8 @@ mod attach;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]
+mod hangup;
+#[cfg(test)]
 mod interop;
 #[cfg(test)]
 mod life;
