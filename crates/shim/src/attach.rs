@@ -145,10 +145,10 @@ impl Attachments {
         self.settle();
     }
 
-    /// Lets those go who do not have the chunk in time; gives how many.
-    pub(crate) fn expire(&mut self, now: Instant, poll: &Poll) -> usize {
-        let Some(chunk) = self.chunk.take_if(|chunk| chunk.until <= now) else { return 0 };
-        let mut gone = 0;
+    /// Lets those go who do not have the chunk in time; gives their keys.
+    pub(crate) fn expire(&mut self, now: Instant, poll: &Poll) -> Vec<u32> {
+        let Some(chunk) = self.chunk.take_if(|chunk| chunk.until <= now) else { return Vec::new() };
+        let mut gone = Vec::new();
         for attachment in &mut self.list {
             let tap = attachment.tap(chunk.stream);
             if tap.as_ref().is_some_and(|tap| tap.sent < chunk.bytes.len()) {
@@ -156,7 +156,7 @@ impl Attachments {
                 drop_tap(&mut attachment.stdout, poll);
                 drop_tap(&mut attachment.stderr, poll);
                 drop_input(attachment, poll);
-                gone += 1;
+                gone.push(attachment.key);
             }
         }
         self.settle();
@@ -315,8 +315,8 @@ mod tests {
             read(&mut fast, 32_768);
         }
         let until = attachments.deadline().expect("somebody is behind");
-        assert_eq!(attachments.expire(until - Duration::from_millis(1), &poll), 0);
-        assert_eq!(attachments.expire(until, &poll), 1);
+        assert_eq!(attachments.expire(until - Duration::from_millis(1), &poll), [] as [u32; 0]);
+        assert_eq!(attachments.expire(until, &poll), [2]);
         assert!(!attachments.is_behind() && attachments.has(1) && !attachments.has(2));
         assert_eq!(attachments.deadline(), None);
         drop(slow);

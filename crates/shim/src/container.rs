@@ -81,6 +81,8 @@ pub(crate) struct Container {
     pub(crate) started_at: i64,
     /// Calls that wait for its end.
     pub(crate) waiting: Vec<ReplyTo>,
+    /// Calls that wait for the letting go of an attached client, by its key.
+    pub(crate) let_go: Vec<(ReplyTo, u32)>,
     /// The exit record is not on disk yet.
     pub(crate) unsaved: bool,
     /// When a failed write is tried again.

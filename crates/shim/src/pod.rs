@@ -6,10 +6,12 @@ use crate::fifo::{Address, Ends};
 use crate::poll::Stream;
 use crate::serve::{Shim, bounded};
 use crate::wire::{Payload, Refusal, chain};
+use std::time::Instant;
 use ttrpc::proto::Code;
 use types::shim::{
     ATTACH, AttachRequest, AttachResponse, EXEC_SYNC, Empty, ExecSyncRequest, FIFO_SCHEME, POD_STATE,
-    PodStateResponse, REOPEN_LOG, ReopenLogRequest, WATCH, WatchRequest, WatchResponse,
+    PodStateResponse, REOPEN_LOG, ReopenLogRequest, WAIT_ATTACHED, WATCH, WaitAttachedRequest, WatchRequest,
+    WatchResponse,
 };
 
 /// The address of an attached client's stream.
@@ -36,6 +38,7 @@ impl Shim {
             WATCH => self.watch(reply_to, &decode(payload)?),
             EXEC_SYNC => self.exec_sync(reply_to, &decode::<ExecSyncRequest>(payload)?),
             ATTACH => self.attach(&decode(payload)?),
+            WAIT_ATTACHED => self.wait_attached(reply_to, &decode(payload)?),
             REOPEN_LOG => self.reopen_log(&decode(payload)?),
             POD_STATE => Ok(Some(Payload::own(&self.pod_state()))),
             _ => Err(Refusal::unimplemented(&format!("method {method}"))),
@@ -83,6 +86,7 @@ impl Shim {
             terminal: container.terminal.is_some(),
             stdin_once: container.input.is_once(),
             stdin_closed: container.input.is_asked() && container.input.is_closed(),
+            attachment: key,
         };
         // What is at its end already is closed with this call.
         let stdin = stdin.filter(|_| !container.input.is_closed());
@@ -93,6 +97,42 @@ impl Shim {
         added.map_err(|e| Refusal::internal("watch the streams", &e))?;
         container.input.watch(attached, &self.poll);
         Ok(Some(Payload::own(&response)))
+    }
+
+    fn wait_attached(
+        &mut self,
+        reply_to: ReplyTo,
+        request: &WaitAttachedRequest,
+    ) -> Result<Option<Payload>, Refusal> {
+        let index = self.find(&request.container_id)?;
+        let waiting = &mut self.containers[index].let_go;
+        bounded(waiting.len(), "WaitAttached")?;
+        waiting.push((reply_to, request.attachment));
+        Ok(None)
+    }
+
+    /// Lets clients go that did not read for too long, and tells them.
+    pub(crate) fn let_slow_clients_go(&mut self, index: usize, now: Instant) {
+        let container = &mut self.containers[index];
+        let gone = container.output.attached.expire(now, &self.poll);
+        if gone.is_empty() {
+            return;
+        }
+        let text = format!(
+            "container {}: {} attached clients did not read for {} s and were let go",
+            container.id,
+            gone.len(),
+            attach::PATIENCE.as_secs()
+        );
+        let (told, others) =
+            std::mem::take(&mut container.let_go).into_iter().partition(|(_, key)| gone.contains(key));
+        container.let_go = others;
+        self.log(&text);
+        for (reply_to, _) in told {
+            self.reply(reply_to, Ok(Payload::own(&Empty {})));
+        }
+        self.after_output(index);
+        self.settle(index, now);
     }
 
     fn reopen_log(&mut self, request: &ReopenLogRequest) -> Result<Option<Payload>, Refusal> {

@@ -1,6 +1,5 @@
 //! The loop: one thread, one epoll instance, no work that waits. Everything of a pod is here.
 
-use crate::attach::PATIENCE;
 use crate::connection::{Call, Closed, Connection, ReplyTo};
 use crate::container::Container;
 use crate::exec::Exec;
@@ -256,21 +255,6 @@ impl Shim {
         container.input.on_target(&mut container.output.attached, &self.poll);
     }
 
-    fn let_slow_clients_go(&mut self, index: usize, now: Instant) {
-        let container = &mut self.containers[index];
-        let gone = container.output.attached.expire(now, &self.poll);
-        if gone > 0 {
-            let text = format!(
-                "container {}: {gone} attached clients did not read for {} s and were let go",
-                container.id,
-                PATIENCE.as_secs()
-            );
-            self.log(&text);
-            self.after_output(index);
-            self.settle(index, now);
-        }
-    }
-
     /// A name that was not used before.
     pub(crate) fn next_key(&mut self) -> u32 {
         self.next_key = self.next_key.wrapping_add(1);
@@ -373,7 +357,8 @@ impl Shim {
         }
     }
 
-    /// Forgets a client with all its calls that wait. Commands that it started go on to their end.
+    /// Forgets a client with all its calls that wait. Commands whose output is captured go on to their
+    /// end.
     fn disconnect(&mut self, id: u32, closed: &Closed) {
         if !closed.0.is_empty() {
             self.log(&format!("a client was closed: {}", closed.0));
@@ -388,6 +373,7 @@ impl Shim {
         self.sandbox_waiters.retain(other);
         for container in &mut self.containers {
             container.waiting.retain(other);
+            container.let_go.retain(|(reply_to, _)| other(reply_to));
         }
     }
 }

@@ -163,6 +163,7 @@ impl Shim {
             terminal,
             started_at: 0,
             waiting: Vec::new(),
+            let_go: Vec::new(),
             unsaved: false,
             retry_at: None,
         });
@@ -242,6 +243,10 @@ impl Shim {
         let mut container = self.containers.remove(index);
         container.input.close(&mut container.output.attached, &self.poll);
         container.output.unwatch(&self.poll);
+        for (reply_to, _) in container.let_go {
+            let text = format!("container {} was deleted", container.id);
+            self.reply(reply_to, Err(Refusal::not_found(text)));
+        }
         self.sweep_cgroups();
         now(&response)
     }
@@ -415,15 +420,5 @@ impl Process {
 
 /// Signals all processes of a group.
 pub(crate) fn kill_group(group: &Cgroup, signal: Signal) -> Result<(), Refusal> {
-    if signal == Signal::KILL {
-        return group.kill().map_err(|e| Refusal::internal("kill the processes", &e));
-    }
-    let pids = group.processes().map_err(|e| Refusal::internal("list the processes", &e))?;
-    for pid in pids.into_iter().filter_map(sys::rustix::process::Pid::from_raw) {
-        match sys::rustix::process::kill_process(pid, signal) {
-            Ok(()) | Err(sys::rustix::io::Errno::SRCH) => {}
-            Err(e) => return Err(Refusal::internal("signal the processes", &e)),
-        }
-    }
-    Ok(())
+    group.signal(signal).map_err(|e| Refusal::internal("signal the processes", &e))
 }

@@ -7,7 +7,7 @@
 use crate::shim::{QUICK, SLOW};
 use crate::{Ended, Shim, ShimError};
 use containerd_shim_protos::api;
-use types::shim::{ATTACH, AttachRequest, AttachResponse};
+use types::shim::{ATTACH, AttachRequest, AttachResponse, Empty, WAIT_ATTACHED, WaitAttachedRequest};
 
 /// containerd's name of the message that holds an OCI process
 /// (containerd:core/runtime/v2/shim.go, typeurl of `specs.Process`).
@@ -66,6 +66,8 @@ pub struct Attached {
     pub stdin_once: bool,
     /// The container's input was closed for good before: writing gives EPIPE.
     pub stdin_closed: bool,
+    /// For [`Shim::let_go`]; none from a shim of an older version.
+    pub attachment: Option<u32>,
 }
 
 impl Shim {
@@ -217,6 +219,17 @@ impl Shim {
             terminal: response.terminal,
             stdin_once: response.stdin_once,
             stdin_closed: response.stdin_closed,
+            attachment: (response.attachment != 0).then_some(response.attachment),
         })
+    }
+
+    /// Waits, without a deadline, until an attached client is let go because it did not take its output.
+    ///
+    /// # Errors
+    /// [`ShimError`]; refused as not found: the container was deleted.
+    pub async fn let_go(&self, container: &str, attachment: u32) -> Result<(), ShimError> {
+        let request = WaitAttachedRequest { container_id: container.to_owned(), attachment };
+        let _: Empty = self.own(WAIT_ATTACHED, &request, None).await?;
+        Ok(())
     }
 }

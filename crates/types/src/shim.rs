@@ -21,6 +21,8 @@ pub const POD_STATE: &str = "State";
 
 /// [`AttachRequest`] to [`AttachResponse`].
 pub const ATTACH: &str = "Attach";
+/// [`WaitAttachedRequest`] to [`Empty`], when the attachment was let go.
+pub const WAIT_ATTACHED: &str = "WaitAttached";
 
 /// Scheme of the `stdout` of a Task Create request that asks for a CRI log file: an address made by
 /// [`log_address`]; the scheme alone discards the output.
@@ -172,7 +174,7 @@ pub struct ExecSyncResponse {
 ///
 /// From the answer on, each attachment gets a copy of what the container writes, as it writes it. An
 /// attachment that does not take 32 KiB within ten seconds holds the container (and its log) so long,
-/// and is then let go: its FIFOs are closed.
+/// and is then let go: its FIFOs are closed, and [`WAIT_ATTACHED`] is answered.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct AttachRequest {
     /// Whose streams.
@@ -201,6 +203,21 @@ pub struct AttachResponse {
     /// The container's input was closed for good before: what is written goes nowhere (EPIPE).
     #[prost(bool, tag = "3")]
     pub stdin_closed: bool,
+    /// Its number, never 0; 0 from a shim that knows no [`WAIT_ATTACHED`].
+    #[prost(uint32, tag = "4")]
+    pub attachment: u32,
+}
+
+/// Waits until an attachment is let go because it took nothing. Its other ends are not told here but by
+/// its streams and the container's end; with the container's Delete it is refused as not found.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct WaitAttachedRequest {
+    /// Whose streams.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    /// [`AttachResponse::attachment`].
+    #[prost(uint32, tag = "2")]
+    pub attachment: u32,
 }
 
 /// Asks for the log file to be opened anew at its path (after the kubelet renamed it).

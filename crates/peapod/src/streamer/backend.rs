@@ -23,6 +23,8 @@ use tokio::net::TcpStream;
 const LARGEST_SPEC: u64 = 4 << 20;
 /// What a terminal is taken for, unless the container says otherwise; as containerd has it.
 const TERM: &str = "TERM=xterm";
+/// What an attached client is told that the shim has let go.
+const SLOW: &str = "detached: nothing of the container's output was taken for too long, and it waited";
 
 /// The backend of the stream server.
 #[derive(Clone, Debug)]
@@ -151,7 +153,7 @@ impl Backend for Shims {
         };
         let doing = "cannot run the command";
         lease.shim.exec(request).await.map_err(|e| refused(doing, &e))?;
-        let control = Run::new(lease, &exec.container, Some(name.clone()));
+        let control = Run::new(lease, &exec.container, Of::Exec(name.clone()));
         let started = control.lease.shim.exec_start(&exec.container, &name).await;
         if let Err(error) = started {
             control.forget().await;
@@ -169,8 +171,9 @@ impl Backend for Shims {
             stdout: fifos.stdout(),
             stderr: fifos.stderr(),
         };
-        lease.shim.attach(request).await.map_err(|e| refused("cannot attach to the container", &e))?;
-        Ok(fifos.process(Run::new(lease, &attach.container, None)))
+        let attached = lease.shim.attach(request).await;
+        let attached = attached.map_err(|e| refused("cannot attach to the container", &e))?;
+        Ok(fifos.process(Run::new(lease, &attach.container, Of::Container(attached.attachment))))
     }
 
     async fn dial(&self, netns: Option<&Path>, port: u16) -> Result<TcpStream, BackendError> {
@@ -178,25 +181,56 @@ impl Backend for Shims {
     }
 }
 
+/// Which process of a container.
+enum Of {
+    /// A command, by its name.
+    Exec(String),
+    /// Its own, and the number of the attachment to it, which an older shim does not give.
+    Container(Option<u32>),
+}
+
 /// A process of a shim.
 struct Run {
     lease: Arc<Lease>,
     container: String,
-    /// None for the container's own process.
-    exec: Option<String>,
+    of: Of,
     /// The shim knows it no more.
     forgotten: AtomicBool,
 }
 
 impl Run {
-    fn new(lease: Lease, container: &str, exec: Option<String>) -> Run {
+    fn new(lease: Lease, container: &str, of: Of) -> Run {
         let forgotten = AtomicBool::new(false);
-        Run { lease: Arc::new(lease), container: container.to_owned(), exec, forgotten }
+        Run { lease: Arc::new(lease), container: container.to_owned(), of, forgotten }
+    }
+
+    /// The command's name; none for the container's own process.
+    fn exec(&self) -> Option<&str> {
+        match &self.of {
+            Of::Exec(name) => Some(name),
+            Of::Container(_) => None,
+        }
+    }
+
+    /// Waits for the end of an attachment: the container's, or that it was let go before.
+    async fn detached(&self, attachment: Option<u32>) -> Result<Ended, BackendError> {
+        let shim = &self.lease.shim;
+        let let_go = async {
+            match attachment {
+                // An error is the container's end, or the shim's: the other call tells it.
+                Some(attachment) if shim.let_go(&self.container, attachment).await.is_ok() => {}
+                Some(_) | None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = shim.wait(&self.container) => ended.map(|_| Ended::Detached).map_err(|e| lost(&e)),
+            () = let_go => Err(BackendError(SLOW.to_owned())),
+        }
     }
 
     /// What has ended need not be remembered; if that fails, the shim forgets it with our connection.
     async fn forget(&self) {
-        if let Some(exec) = &self.exec {
+        if let Some(exec) = self.exec() {
             self.forgotten.store(true, Ordering::Relaxed);
             forget(&self.lease.shim, &self.container, exec).await;
         }
@@ -213,7 +247,8 @@ impl Drop for Run {
     /// A client that went before the end: all that it started gets SIGHUP, as from a terminal that hangs
     /// up. What ignores that (nohup(1)) lives on; whenever it ends, the shim is told to forget it.
     fn drop(&mut self) {
-        let Some(exec) = self.exec.take().filter(|_| !*self.forgotten.get_mut()) else { return };
+        let Some(exec) = self.exec().filter(|_| !self.forgotten.load(Ordering::Relaxed)) else { return };
+        let exec = exec.to_owned();
         let (lease, container) = (Arc::clone(&self.lease), std::mem::take(&mut self.container));
         // Without a runtime the server ends, and its connections tell the shim.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -233,8 +268,8 @@ impl Drop for Run {
 impl Control for Run {
     fn resize(&self, size: Size) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
-            let (shim, exec) = (&self.lease.shim, self.exec.as_deref());
-            if let Err(error) = shim.resize(&self.container, exec, size.width, size.height).await {
+            let shim = &self.lease.shim;
+            if let Err(error) = shim.resize(&self.container, self.exec(), size.width, size.height).await {
                 tracing::debug!(%error, "a terminal is not resized");
             }
         })
@@ -247,9 +282,9 @@ impl Control for Run {
 
     fn wait(&self) -> Pin<Box<dyn Future<Output = Result<Ended, BackendError>> + Send + '_>> {
         Box::pin(async move {
-            let Some(exec) = &self.exec else {
-                let ended = self.lease.shim.wait(&self.container).await;
-                return ended.map(|_| Ended::Detached).map_err(|e| lost(&e));
+            let exec = match &self.of {
+                Of::Exec(name) => name,
+                Of::Container(attachment) => return self.detached(*attachment).await,
             };
             let ended = self.lease.shim.exec_wait(&self.container, exec).await.map_err(|e| lost(&e))?;
             self.forget().await;

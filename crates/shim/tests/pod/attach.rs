@@ -58,7 +58,9 @@ async fn all_clients_and_the_log_get_the_same_bytes() {
     let (host, shim) = running(&Container::new("c", &["/bin/sh", "-c", script]), Stdin::Open).await;
     let before = descriptors(&shim).await;
     let (attached, mut one) = try_attach(&host, &shim, ALL).await.expect("attach");
-    assert_eq!(attached, Attached { terminal: false, stdin_once: false, stdin_closed: false });
+    let attachment = attached.attachment;
+    assert!(attachment.is_some());
+    assert_eq!(attached, Attached { terminal: false, stdin_once: false, stdin_closed: false, attachment });
     let two = attach(&host, &shim, OUTPUTS).await;
     write(&mut one, "go\n").await;
     let (one_out, one_err, two_out, two_err) =
@@ -194,7 +196,8 @@ async fn a_terminal_is_shared_by_its_clients() {
     let error = try_attach(&host, &shim, ALL).await.err().expect("refused");
     refused(&error, Code::InvalidArgument, "stderr");
     let (attached, mut one) = try_attach(&host, &shim, BOTH).await.expect("attach");
-    assert_eq!(attached, Attached { terminal: true, stdin_once: false, stdin_closed: false });
+    let attachment = attached.attachment;
+    assert_eq!(attached, Attached { terminal: true, stdin_once: false, stdin_closed: false, attachment });
     let mut two = attach(&host, &shim, BOTH).await;
     shim.resize("c", None, 77, 33).await.expect("resize");
     write(&mut one, "stty size\n").await;
@@ -250,7 +253,13 @@ async fn a_client_that_does_not_read_is_let_go_and_the_log_is_whole() {
     let script = "read go; seq 1 100000; sleep 100000";
     let (host, shim) = running(&Container::new("c", &["/bin/sh", "-c", script]), Stdin::Open).await;
     let begun = Instant::now();
-    let (slow, mut fast) = (attach(&host, &shim, BOTH).await, attach(&host, &shim, BOTH).await);
+    let (attached, slow) = try_attach(&host, &shim, BOTH).await.expect("attach");
+    let (other, mut fast) = try_attach(&host, &shim, BOTH).await.expect("attach");
+    let waits = |attached: Attached| {
+        let (shim, attachment) = (shim.clone(), attached.attachment.expect("a number"));
+        tokio::spawn(async move { shim.let_go("c", attachment).await })
+    };
+    let (let_go, stays) = (waits(attached), waits(other));
     write(&mut fast, "go\n").await;
     let want: Vec<u8> = (1..=100_000).flat_map(|number| format!("{number}\n").into_bytes()).collect();
     let mut got = vec![0; want.len()];
@@ -270,7 +279,13 @@ async fn a_client_that_does_not_read_is_let_go_and_the_log_is_whole() {
     let rest = all(slow.stdout).await;
     assert!(want.starts_with(&rest) && !rest.is_empty() && rest.len() < want.len());
     assert!(slow.stdin.expect("wanted").try_write(b"x").is_err());
+    let_go.await.expect("task").expect("told");
     write(&mut fast, "x\n").await;
+    assert!(!stays.is_finished());
+    shim.kill("c", 9, false).await.expect("kill");
+    shim.wait("c").await.expect("wait");
+    shim.delete("c").await.expect("delete");
+    assert!(stays.await.expect("task").expect_err("deleted").is_not_found());
     host.end(&shim).await;
     let said = std::fs::read_to_string(host.directory.join("shim.log")).expect("shim.log");
     assert!(said.contains("container c: 1 attached clients") && said.lines().count() == 1, "{said}");
