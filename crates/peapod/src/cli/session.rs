@@ -33,17 +33,48 @@ pub(crate) async fn hold(url: &str, manner: Manner) -> anyhow::Result<u8> {
     let Remote { input, output } = session;
     let window = manner.tty.then(|| signal(SignalKind::window_change())).transpose();
     let window = window.context("SIGWINCH cannot be handled")?;
+    let ends = raw.as_ref().map(|_| Ends::watch()).transpose().context("signals cannot be handled")?;
     let outcome = tokio::select! {
         // Output first: what was said is shown before the end is.
         biased;
         outcome = show(output) => outcome?,
         () = follow(&input, window) => Outcome::Exit(0),
         left = feed(&input, manner) => { left?; Outcome::Exit(0) }
+        code = Ends::one(ends) => Outcome::Exit(code)
     };
     drop(raw);
     match outcome {
         Outcome::Exit(code) => Ok(code),
         Outcome::Failed(text) | Outcome::Lost(text) => Err(anyhow::anyhow!(text)),
+    }
+}
+
+/// Signals that end this program, when the terminal is to be given back first.
+struct Ends {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Ends {
+    fn watch() -> std::io::Result<Ends> {
+        Ok(Ends {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for one; gives the exit code that a shell shows for it.
+    async fn one(ends: Option<Ends>) -> u8 {
+        let Some(Ends { mut hangup, mut interrupt, mut terminate }) = ends else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = hangup.recv() => 128 + 1,
+            _ = interrupt.recv() => 128 + 2,
+            _ = terminate.recv() => 128 + 15,
+        }
     }
 }
 
