@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/tools/remotecommand"
@@ -25,6 +26,7 @@ var attachCases = []testCase{
 	{name: "attach-exit", needs: onCRI, run: attachExit},
 	{name: "attach-one-stream", run: attachOne},
 	{name: "attach-exited", needs: onCRI, run: attachExited},
+	{name: "attach-slow-reader", needs: onCRI | spdyOnly, limit: 2 * time.Minute, run: attachSlow},
 }
 
 // follow checks that the numbered lines have no hole; how many there are.
@@ -309,6 +311,52 @@ func attachExited(ctx context.Context, e *env) error {
 	}
 	if err = e.run(ctx, session{container: id, command: []string{"true"}, stdout: io.Discard, stderr: io.Discard}); err == nil {
 		return errors.New("exec in a container that has exited is no error")
+	}
+	return nil
+}
+
+// gate is a writer that takes nothing until it is opened.
+type gate struct {
+	open  chan struct{}
+	bytes atomic.Int64
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	<-g.open
+	g.bytes.Add(int64(len(p)))
+	return len(p), nil
+}
+
+// A client that takes nothing is let go and told so; its container goes on, and so do its other clients.
+func attachSlow(ctx context.Context, e *env) error {
+	const lines, size = 3_000_000, 22_888_896 // more than all buffers on the way hold
+	id, err := e.fresh(ctx, containerSpec{name: "floods", command: []string{"sh", "-c", "read go; seq 3000000; touch /over; exec sleep 10000"}, stdin: true})
+	if err != nil {
+		return err
+	}
+	slow := &gate{open: make(chan struct{})}
+	done := make(chan error, 1)
+	go func() {
+		done <- e.run(ctx, session{container: id, stdin: strings.NewReader("go\n"), stdout: slow, stderr: io.Discard})
+	}()
+	err = until(ctx, "the container goes on without its client", 60*time.Second, func() error {
+		_, err := e.cri().execSync(ctx, id, "test", "-e", "/over")
+		return err
+	})
+	close(slow.open)
+	if err != nil {
+		return err
+	}
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		return errors.New("the session of a client that was let go does not end")
+	}
+	if err == nil || !strings.Contains(err.Error(), "detached") {
+		return fmt.Errorf("a client that was let go is told: %v", err)
+	}
+	if n := slow.bytes.Load(); n == 0 || n >= size {
+		return fmt.Errorf("it had %d of %d bytes (%d lines)", n, size, lines)
 	}
 	return nil
 }

@@ -76,6 +76,7 @@ var exceptions = []exception{
 	{runtime: "containerd", name: "client-killed-nohup", reason: "on a terminal it is killed"},
 	{runtime: "containerd", name: "tty-output", over: websocket4, reason: "what a process writes just before its end is lost now and then"},
 	{runtime: "containerd", name: "attach-exit", reason: "what a container writes just before its end is lost now and then"},
+	{runtime: "containerd", name: "attach-slow-reader", reason: "a client that takes nothing holds its container for ever"},
 	{runtime: "containerd", name: "client-cancelled", reason: "the process may outlive its client"},
 	{runtime: "containerd", name: "execsync-rate", reason: "a runc for each probe: at 200 a second it falls behind"},
 	{runtime: "containerd", name: "client-killed-children", reason: "only the command itself is killed"},

@@ -192,7 +192,7 @@ func restartAddress(ctx context.Context, e *env) error {
 // When the server of the streams itself is killed, its clients see that at once, their processes go, and the daemon has
 // another one for the next.
 func serverKilled(ctx context.Context, e *env) error {
-	c, err := e.converse(ctx, session{container: "shell", command: []string{"sh", "-c", "echo begun; exec sleep 9898"}})
+	c, err := e.converse(ctx, session{container: "shell", command: []string{"sh", "-c", "echo begun; sleep 9898 & sleep 9898; true"}})
 	if err != nil {
 		return err
 	}
