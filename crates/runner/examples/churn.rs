@@ -92,6 +92,7 @@ fn create(dir: &Path, spec: &Spec, cgroups: &cgroup::Mounts, name: &str) -> Crea
         "volatile".to_owned(),
     ];
     runner::create(CreateRequest {
+        id: "churn",
         spec,
         bundle: &dir.join("bundle"),
         rootfs: vec![RootMount { kind: "overlay".to_owned(), source: "overlay".into(), options }],

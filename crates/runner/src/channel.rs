@@ -1,8 +1,9 @@
 //! The parent's end of the channel to a child that sets itself up.
 
 use crate::{
-    RunnerError, StartError,
+    HookError, RunnerError, StartError,
     failure::{Failure, MOST_BYTES, Message},
+    hooks::Hooks,
 };
 use std::time::Duration;
 use sys::{
@@ -20,15 +21,32 @@ use sys::{
 /// A set-up that takes longer hangs in the kernel, on a dead network file system most likely.
 const SET_UP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until the child is set up; returns its terminal's other end, if it has one. A child that failed,
-/// or is too slow, is killed and reaped.
-pub(crate) fn await_ready(channel: &OwnedFd, child: &Child) -> Result<Option<OwnedFd>, RunnerError> {
-    let error = match receive_within(channel, SET_UP_LIMIT) {
+/// Waits until the child is set up; returns its terminal's other end, if it has one. Runs the hooks of the host when
+/// the child asks for them. A child that failed, or is too slow, is killed and reaped.
+pub(crate) fn await_ready(
+    channel: &OwnedFd,
+    child: &Child,
+    hooks: Option<&Hooks>,
+) -> Result<Option<OwnedFd>, RunnerError> {
+    let limit = SET_UP_LIMIT + hooks.map_or(Duration::ZERO, Hooks::time_to_create);
+    let mut answer = receive_within(channel, limit);
+    if let (Ok(Some((Message::Made, _))), Some(hooks)) = (&answer, hooks) {
+        if let Err(error) = hooks.run_of_runtime(child.pid) {
+            end(child);
+            return Err(error.into());
+        }
+        answer = socket::send(channel, &Message::GoOn.to_bytes(), &[])
+            .and_then(|()| receive_within(channel, limit));
+    }
+    let error = match answer {
         Ok(Some((Message::Ready, terminal))) => return Ok(terminal),
         Ok(Some((Message::Failed(failure) | Message::NotExecuted(failure), _))) => failure.into(),
-        Ok(Some((Message::Start, _))) => RunnerError::step("read the child's answer")(Errno::PROTO),
+        Ok(Some((Message::HookFailed(what), _))) => HookError(what).into(),
+        Ok(Some((Message::Start | Message::Made | Message::GoOn, _))) => {
+            RunnerError::step("read the child's answer")(Errno::PROTO)
+        }
         Ok(None) => return Err(died(child)),
-        Err(Errno::TIMEDOUT) => RunnerError::TooSlow { seconds: SET_UP_LIMIT.as_secs() },
+        Err(Errno::TIMEDOUT) => RunnerError::TooSlow { seconds: limit.as_secs() },
         Err(errno) => RunnerError::step("read the child's answer")(errno),
     };
     end(child);
@@ -36,18 +54,22 @@ pub(crate) fn await_ready(channel: &OwnedFd, child: &Child) -> Result<Option<Own
 }
 
 /// Says "start" and waits for the exec, which closes the other end, or for the reason why there was none.
-pub(crate) fn start(channel: &OwnedFd, program: &str) -> Result<(), StartError> {
+/// `more`: the time that hooks of the container may take.
+pub(crate) fn start(channel: &OwnedFd, program: &str, more: Duration) -> Result<(), StartError> {
     let step = |step: &str, source| StartError::Step { step: step.to_owned(), source };
     match socket::send(channel, &Message::Start.to_bytes(), &[]) {
         Ok(()) => {}
         Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(StartError::NotWaiting),
         Err(errno) => return Err(step("tell the process to start", errno)),
     }
-    let error = match receive_within(channel, SET_UP_LIMIT) {
+    let error = match receive_within(channel, SET_UP_LIMIT + more) {
         Ok(None) | Err(Errno::CONNRESET) => return Ok(()),
         Ok(Some((Message::NotExecuted(failure), _))) => not_executed(program, failure),
         Ok(Some((Message::Failed(failure), _))) => step(&failure.step, failure.errno),
-        Ok(Some((Message::Ready | Message::Start, _))) => step("read the process' answer", Errno::PROTO),
+        Ok(Some((Message::HookFailed(what), _))) => HookError(what).into(),
+        Ok(Some((Message::Ready | Message::Start | Message::Made | Message::GoOn, _))) => {
+            step("read the process' answer", Errno::PROTO)
+        }
         Err(errno) => step("read the process' answer", errno),
     };
     Err(error)
@@ -123,6 +145,6 @@ mod tests {
     fn a_closed_channel_before_the_start_is_no_start() {
         let (here, there) = socket::pair().expect("pair");
         drop(there);
-        assert!(matches!(start(&here, "x"), Err(StartError::NotWaiting)));
+        assert!(matches!(start(&here, "x", Duration::ZERO), Err(StartError::NotWaiting)));
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     CreateRequest, Created, Gate, RunnerError, StartError, Stdio, channel,
+    hooks::Hooks,
     init::{self, Init},
     plan::{
         self, Places, Plan,
@@ -10,7 +11,7 @@ use crate::{
 };
 use cgroup::{Cgroup, CgroupPath, Entry};
 use oci_spec::runtime::Spec;
-use std::path::Path;
+use std::{path::Path, rc::Rc, time::Duration};
 use sys::{
     clone::{self, Child, Clone},
     rustix::{
@@ -39,21 +40,32 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, RunnerError> {
         return Err(RunnerError::invalid("bundle", "it is not an absolute path"));
     }
     let filter = filter(request.spec, request.seccomp_cache)?;
+    let hooks = Hooks::new(request.spec, request.id, request.bundle)?;
     let mut plan = Plan::new(request.spec, &places, filter)?;
     plan::mounts::map_ids(&mut plan.mounts)?;
     let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let cgroup = Cgroup::create(request.cgroups, &group, resources);
     let made = cgroup
         .map_err(RunnerError::from)
-        .and_then(|cgroup| launch(plan, request.stdio, request.gate, cgroup));
+        .and_then(|cgroup| launch(plan, request.stdio, request.gate, cgroup, hooks.clone()));
     if made.is_err() {
         // The first error is what the caller is told; `remove` of a group that is not there is none.
         let _ = Cgroup::at(request.cgroups, &group).remove();
     }
+    if let (Err(RunnerError::Hook(_)), Some(hooks)) = (&made, &hooks) {
+        // "Continue the lifecycle at step 12", runtime.md: what fails here is less than the failure that is told.
+        hooks.run_poststop();
+    }
     made
 }
 
-fn launch(plan: Plan, stdio: Stdio, gate: Gate, cgroup: Cgroup) -> Result<Created, RunnerError> {
+fn launch(
+    plan: Plan,
+    stdio: Stdio,
+    gate: Gate,
+    cgroup: Cgroup,
+    hooks: Option<Rc<Hooks>>,
+) -> Result<Created, RunnerError> {
     let program = plan.process.program.clone();
     let entry = cgroup.entry()?;
     let (channel, theirs) = sys::socket::pair().map_err(RunnerError::step("make the channel"))?;
@@ -63,14 +75,14 @@ fn launch(plan: Plan, stdio: Stdio, gate: Gate, cgroup: Cgroup) -> Result<Create
     let mut plan = plan;
     let join_pid = plan.namespaces.join_pid.take();
     let into = into_cgroup(&entry)?;
-    let init = Init { plan, stdio, entry, gate, channel: theirs };
+    let init = Init { plan, stdio, entry, gate, channel: theirs, hooks: hooks.clone() };
     let keep = init.descriptors();
     let wanted = Clone { flags, cgroup: into.as_ref().map(AsFd::as_fd), keep: &keep };
     let namespace = join_pid.as_ref().map(|fd| PidNamespace::Itself(fd.as_fd()));
     let child = in_pid_namespace(namespace, || spawn(&wanted, init, init::first))?;
-    let terminal = channel::await_ready(&channel, &child)?;
+    let terminal = channel::await_ready(&channel, &child, hooks.as_deref())?;
     let Child { pid, pidfd } = child;
-    Ok(Created { pid, pidfd, cgroup, terminal, program, channel: (!listening).then_some(channel) })
+    Ok(Created { pid, pidfd, cgroup, terminal, program, channel: (!listening).then_some(channel), hooks })
 }
 
 /// Clones; the parent's copy of what the child takes over is dropped, so that its end of the channel closes
@@ -189,14 +201,14 @@ pub(crate) fn filter(spec: &Spec, cache: Option<&Path>) -> Result<Option<Filter>
 ///
 /// # Errors
 /// [`StartError`]; `NotWaiting` when nobody listens.
-pub fn start_through(socket: &Path) -> Result<(), StartError> {
+pub(crate) fn start_through(socket: &Path, more: Duration) -> Result<(), StartError> {
     let step = |step: &str, source| StartError::Step { step: step.to_owned(), source };
     let address = SocketAddrUnix::new(socket).map_err(|errno| step("name the start socket", errno))?;
     let channel =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|errno| step("make a socket", errno))?;
     match rustix::net::connect(&channel, &address) {
-        Ok(()) => channel::start(&channel, ""),
+        Ok(()) => channel::start(&channel, "", more),
         Err(Errno::CONNREFUSED | Errno::NOENT) => Err(StartError::NotWaiting),
         Err(errno) => Err(step("connect to the start socket", errno)),
     }

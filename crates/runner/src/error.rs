@@ -1,5 +1,6 @@
 //! Errors of the runner.
 
+use crate::HookError;
 use sys::rustix::io::Errno;
 
 /// A container or a process in one could not be made.
@@ -36,6 +37,9 @@ pub enum RunnerError {
         #[source]
         source: Errno,
     },
+    /// A hook failed; the child was ended.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// The process to join has ended.
     #[error("the container has ended")]
     Gone,
@@ -103,6 +107,9 @@ pub enum StartError {
         #[source]
         source: Errno,
     },
+    /// A hook failed; the process ends.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// The process ended before it was started (it was killed), or was started before.
     #[error("the container is not waiting to be started")]
     NotWaiting,
@@ -115,7 +122,7 @@ impl StartError {
         match self {
             StartError::NotFound { .. } => 127,
             StartError::NotPermitted { .. } | StartError::NotExecuted { .. } => 126,
-            StartError::Step { .. } | StartError::NotWaiting => 128,
+            StartError::Step { .. } | StartError::Hook(_) | StartError::NotWaiting => 128,
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     init::{self, Joining},
     plan::process::ProcessPlan,
 };
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::time::Duration;
 use sys::{
     clone::{Child, Clone},
@@ -24,6 +25,13 @@ const NAMESPACES: ThreadNameSpaceType = ThreadNameSpaceType::MOUNT
     .union(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME)
     .union(ThreadNameSpaceType::CONTROL_GROUP);
 
+/// A time namespace only where the container has one: a kernel may know none.
+fn namespaces(spec: &Spec) -> ThreadNameSpaceType {
+    let wanted = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let time = wanted.is_some_and(|list| list.iter().any(|one| one.typ() == LinuxNamespaceType::Time));
+    if time { NAMESPACES | ThreadNameSpaceType::TIME } else { NAMESPACES }
+}
+
 /// Starts a process in a container's namespaces and in the given cgroup, confined as its `process` says.
 ///
 /// The caller must have one thread only; it is not dumpable from then on. It becomes the parent of the process.
@@ -32,22 +40,28 @@ const NAMESPACES: ThreadNameSpaceType = ThreadNameSpaceType::MOUNT
 /// [`ExecError`]; the process was then reaped. [`RunnerError::Gone`] when the container has ended.
 pub fn exec(request: ExecRequest<'_>) -> Result<Execed, ExecError> {
     let seccomp = filter(request.spec, request.seccomp_cache)?;
-    let process = ProcessPlan::new(request.process, seccomp)?;
+    let process = ProcessPlan::new(request.process, request.spec.linux().as_ref(), seccomp)?;
     let program = process.program.clone();
     let entry = request.cgroup.entry().map_err(RunnerError::from)?;
     let stdio = above_stdio(request.stdio)?;
     let (channel, theirs) = sys::socket::pair().map_err(RunnerError::step("make the channel"))?;
     let into = into_cgroup(&entry)?;
-    let joining =
-        Joining { process, container: request.container, join: NAMESPACES, stdio, entry, channel: theirs };
+    let joining = Joining {
+        process,
+        container: request.container,
+        join: namespaces(request.spec),
+        stdio,
+        entry,
+        channel: theirs,
+    };
     let keep = joining.descriptors();
     let wanted = Clone { flags: UnshareFlags::empty(), cgroup: into.as_ref().map(AsFd::as_fd), keep: &keep };
     let child = in_pid_namespace(Some(PidNamespace::Of(request.container)), || {
         spawn(&wanted, joining, init::further)
     });
     let child = child.map_err(gone(request.container))?;
-    let terminal = channel::await_ready(&channel, &child).map_err(gone(request.container))?;
-    if let Err(error) = channel::start(&channel, &program) {
+    let terminal = channel::await_ready(&channel, &child, None).map_err(gone(request.container))?;
+    if let Err(error) = channel::start(&channel, &program, Duration::ZERO) {
         channel::end(&child);
         return Err(error.into());
     }
@@ -66,6 +80,7 @@ fn gone(container: BorrowedFd<'_>) -> impl Fn(RunnerError) -> RunnerError {
             | RunnerError::Invalid { .. }
             | RunnerError::Cgroup(_)
             | RunnerError::Seccomp(_)
+            | RunnerError::Hook(_)
             | RunnerError::Gone
             | RunnerError::TooSlow { .. } => false,
         };

@@ -1,5 +1,6 @@
 //! What went wrong in the child, and its way through the channel to the parent.
 
+use crate::HookError;
 use sys::rustix::io::Errno;
 
 /// The longest text in one message; a longer one is cut.
@@ -40,6 +41,12 @@ pub(crate) enum Message {
     Start,
     /// Child to parent: a step failed, the child ends.
     Failed(Failure),
+    /// Child to parent: all is mounted; the hooks of the host may run.
+    Made,
+    /// Parent to child: go on.
+    GoOn,
+    /// Child to parent: a hook failed, the child ends.
+    HookFailed(String),
     /// Child to parent: the program could not be found or executed, the child ends.
     NotExecuted(Failure),
 }
@@ -47,23 +54,32 @@ pub(crate) enum Message {
 /// Room for every message.
 pub(crate) const MOST_BYTES: usize = MOST_TEXT + 8;
 
+impl From<Failure> for Message {
+    fn from(failure: Failure) -> Self {
+        Message::Failed(failure)
+    }
+}
+
+impl From<HookError> for Message {
+    fn from(HookError(what): HookError) -> Self {
+        Message::HookFailed(what)
+    }
+}
+
 impl Message {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let (kind, failure) = match self {
-            Message::Ready => (1, None),
-            Message::Start => (2, None),
-            Message::Failed(failure) => (3, Some(failure)),
-            Message::NotExecuted(failure) => (4, Some(failure)),
+        let (kind, errno, text) = match self {
+            Message::Ready => (1, None, ""),
+            Message::Start => (2, None, ""),
+            Message::Failed(failure) => (3, Some(failure.errno), failure.step.as_str()),
+            Message::NotExecuted(failure) => (4, Some(failure.errno), failure.step.as_str()),
+            Message::Made => (5, None, ""),
+            Message::GoOn => (6, None, ""),
+            Message::HookFailed(what) => (7, None, what.as_str()),
         };
         let mut bytes = vec![kind];
-        if let Some(failure) = failure {
-            bytes.extend(failure.errno.raw_os_error().to_ne_bytes());
-            let mut end = failure.step.len().min(MOST_TEXT);
-            while !failure.step.is_char_boundary(end) {
-                end -= 1;
-            }
-            bytes.extend(&failure.step.as_bytes()[..end]);
-        }
+        bytes.extend(errno.into_iter().flat_map(|errno| errno.raw_os_error().to_ne_bytes()));
+        bytes.extend(&text.as_bytes()[..text.floor_char_boundary(MOST_TEXT)]);
         bytes
     }
 
@@ -79,6 +95,9 @@ impl Message {
             2 => Some(Message::Start),
             3 => failure().map(Message::Failed),
             4 => failure().map(Message::NotExecuted),
+            5 => Some(Message::Made),
+            6 => Some(Message::GoOn),
+            7 => Some(Message::HookFailed(String::from_utf8_lossy(rest).into_owned())),
             _ => None,
         }
     }
@@ -91,9 +110,15 @@ mod tests {
     #[test]
     fn each_message_arrives_as_it_was_sent_and_a_long_text_is_cut_at_a_character() {
         let failure = Failure { step: "mount /ä".to_owned(), errno: Errno::NOTDIR };
-        for sent in
-            [Message::Ready, Message::Start, Message::Failed(failure.clone()), Message::NotExecuted(failure)]
-        {
+        for sent in [
+            Message::Ready,
+            Message::Start,
+            Message::Failed(failure.clone()),
+            Message::NotExecuted(failure),
+            Message::Made,
+            Message::GoOn,
+            Message::HookFailed("hooks.prestart[0] /ä: exit status: 1".to_owned()),
+        ] {
             assert_eq!(Message::parse(&sent.to_bytes()), Some(sent));
         }
         let long = Message::Failed(Failure { step: "ä".repeat(5000), errno: Errno::IO }).to_bytes();

@@ -111,7 +111,7 @@ fn dispatch(args: Vec<OsString>, global: &mut Global) -> Result<u8, FrontError> 
         print(&format!(
             "peapod-runner version {}\nspec: {}\n",
             env!("CARGO_PKG_VERSION"),
-            describe::SPEC_VERSION
+            crate::SPEC_VERSION
         ))?;
         return Ok(0);
     }
@@ -154,6 +154,12 @@ pub(crate) fn print(text: &str) -> Result<(), FrontError> {
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map_err(FrontError::io("write to standard output"))
+}
+
+/// What did not go well and changes nothing.
+pub(crate) fn warn(text: &str) {
+    // There is nobody left to tell when this fails.
+    let _ = writeln!(std::io::stderr(), "peapod-runner: warning: {text}");
 }
 
 /// The whole chain of causes, to stderr and to the log of `--log`, from which containerd and others read it.

@@ -18,6 +18,7 @@ mod root;
 use crate::{
     Gate, Stdio,
     failure::{Failure, MOST_BYTES, Message, Step},
+    hooks::Hooks,
     plan::{
         Plan,
         namespaces::{Join, Namespaces},
@@ -25,7 +26,7 @@ use crate::{
     },
 };
 use cgroup::Entry;
-use std::convert::Infallible;
+use std::{convert::Infallible, rc::Rc};
 use sys::{
     namespace,
     rustix::{
@@ -33,7 +34,7 @@ use sys::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         fs::{self, Mode, OFlags, RawMode},
         io::Errno,
-        thread::{ThreadNameSpaceType, UnshareFlags},
+        thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags},
     },
     socket,
 };
@@ -48,6 +49,7 @@ pub(crate) struct Init {
     pub(crate) entry: Entry,
     pub(crate) gate: Gate,
     pub(crate) channel: OwnedFd,
+    pub(crate) hooks: Option<Rc<Hooks>>,
 }
 
 impl Init {
@@ -78,8 +80,8 @@ fn of_process(stdio: &Stdio, entry: &Entry, channel: &OwnedFd) -> Vec<RawFd> {
 
 /// The first process of a container.
 pub(crate) fn first(init: Init) -> Infallible {
-    let Init { plan, stdio, entry, gate, channel } = init;
-    let ready = set_up(&plan, stdio, entry);
+    let Init { plan, stdio, entry, gate, channel, hooks } = init;
+    let ready = set_up(&plan, stdio, entry, hooks.as_deref(), &channel);
     announce(&channel, ready);
     let channel = match gate {
         Gate::Creator => channel,
@@ -91,7 +93,11 @@ pub(crate) fn first(init: Init) -> Infallible {
             }
         }
     };
-    await_start(&channel);
+    await_word(&channel, &Message::Start);
+    if let Some(Err(error)) = hooks.map(|hooks| hooks.run_start_container()) {
+        let _ = socket::send(&channel, &Message::from(error).to_bytes(), &[]);
+        sys::clone::leave(FAILED);
+    }
     confine::execute(&plan.process, &channel)
 }
 
@@ -117,8 +123,16 @@ impl Joining<'_> {
 /// A further process of a container.
 pub(crate) fn further(joining: Joining<'_>) -> Infallible {
     let Joining { process, container, join, stdio, entry, channel } = joining;
-    let ready = (|| {
+    let ready = (|| -> Result<_, Message> {
+        if let Some(cpus) = &process.affinity.first {
+            confine::set_affinity(cpus).step("set process.execCPUAffinity.initial")?;
+        }
         enter_cgroup(entry)?;
+        match &process.affinity.then {
+            Some(cpus) => confine::set_affinity(cpus).step("set process.execCPUAffinity.final")?,
+            None if process.affinity.first.is_some() => {}
+            None => confine::reset_affinity(),
+        }
         confine::set_oom_score_adj(&process)?;
         namespace::join_process(container, join).step("join the container's namespaces")?;
         rustix::process::setsid().step("setsid")?;
@@ -135,7 +149,7 @@ pub(crate) fn further(joining: Joining<'_>) -> Infallible {
         Ok(terminal)
     })();
     announce(&channel, ready);
-    await_start(&channel);
+    await_word(&channel, &Message::Start);
     confine::execute(&process, &channel)
 }
 
@@ -143,9 +157,16 @@ fn root_of_container() -> Result<sys::root::RootFd, Failure> {
     sys::root::RootFd::open("/").step("open the container's root")
 }
 
-fn set_up(plan: &Plan, stdio: Stdio, entry: Entry) -> Result<Option<OwnedFd>, Failure> {
+fn set_up(
+    plan: &Plan,
+    stdio: Stdio,
+    entry: Entry,
+    hooks: Option<&Hooks>,
+    channel: &OwnedFd,
+) -> Result<Option<OwnedFd>, Message> {
     rustix::process::umask(Mode::empty());
     enter_cgroup(entry)?;
+    confine::reset_affinity();
     // While /proc is still the host's.
     confine::set_oom_score_adj(&plan.process)?;
     enter_namespaces(&plan.namespaces)?;
@@ -169,6 +190,9 @@ fn set_up(plan: &Plan, stdio: Stdio, entry: Entry) -> Result<Option<OwnedFd>, Fa
     };
     write_sysctls(plan)?;
     confine::make_cwd(&plan.process, &root)?;
+    if let Some(hooks) = hooks {
+        run_hooks(hooks, channel)?;
+    }
     root::pivot(&root)?;
     hide::read_only(&root, &plan.readonly)?;
     hide::mask(&root, &plan.masked)?;
@@ -176,6 +200,19 @@ fn set_up(plan: &Plan, stdio: Stdio, entry: Entry) -> Result<Option<OwnedFd>, Fa
     confine::label(&plan.process)?;
     confine::become_user(&plan.process, &root)?;
     Ok(terminal)
+}
+
+/// Those of the host by the parent, then those of the container by this process.
+fn run_hooks(hooks: &Hooks, channel: &OwnedFd) -> Result<(), Message> {
+    if hooks.any_of_runtime() {
+        socket::send(channel, &Message::Made.to_bytes(), &[]).step("ask for the hooks")?;
+        await_word(channel, &Message::GoOn);
+    }
+    // The process' own is set with its user.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    hooks.run_create_container()?;
+    rustix::process::umask(Mode::empty());
+    Ok(())
 }
 
 fn enter_cgroup(entry: Entry) -> Result<(), Failure> {
@@ -194,7 +231,26 @@ fn enter_namespaces(namespaces: &Namespaces) -> Result<(), Failure> {
         // Only now: the root of a cgroup namespace is the group in which it was made.
         namespace::unshare(UnshareFlags::NEWCGROUP).step("make the cgroup namespace")?;
     }
+    if let Some(offsets) = &namespaces.new_time {
+        enter_new_time(offsets)?;
+    }
     Ok(())
+}
+
+/// A new time namespace holds for children; its maker enters it by its descriptor, and then its offsets are fixed
+/// (time_namespaces(7)). Through the host's /proc.
+fn enter_new_time(offsets: &str) -> Result<(), Failure> {
+    namespace::unshare(UnshareFlags::NEWTIME).step("make the time namespace")?;
+    if !offsets.is_empty() {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file =
+            fs::open(c"/proc/self/timens_offsets", flags, Mode::empty()).step("open timens_offsets")?;
+        rustix::io::write(&file, offsets.as_bytes()).step("set linux.timeOffsets")?;
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let own =
+        fs::open(c"/proc/self/ns/time_for_children", flags, Mode::empty()).step("open the time namespace")?;
+    namespace::join(&own, LinkNameSpaceType::Time).step("enter the time namespace")
 }
 
 fn set_names(plan: &Plan) -> Result<(), Failure> {
@@ -227,10 +283,10 @@ fn write_sysctls(plan: &Plan) -> Result<(), Failure> {
 }
 
 /// Says how the set-up went. After a failure, or without a parent, the child ends.
-fn announce(channel: &OwnedFd, ready: Result<Option<OwnedFd>, Failure>) {
+fn announce(channel: &OwnedFd, ready: Result<Option<OwnedFd>, Message>) {
     let (message, terminal, fine) = match ready {
         Ok(terminal) => (Message::Ready, terminal, true),
-        Err(failure) => (Message::Failed(failure), None, false),
+        Err(message) => (message, None, false),
     };
     let fds: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
     let sent = socket::send(channel, &message.to_bytes(), &fds);
@@ -239,11 +295,11 @@ fn announce(channel: &OwnedFd, ready: Result<Option<OwnedFd>, Failure>) {
     }
 }
 
-/// Waits for the word to start; a parent that is gone never says it.
-fn await_start(channel: &OwnedFd) {
+/// Waits for the word to start, or to go on; a parent that is gone never says it.
+fn await_word(channel: &OwnedFd, word: &Message) {
     let mut bytes = [0; MOST_BYTES];
     let said = socket::receive(channel, &mut bytes).ok().and_then(|(got, _)| Message::parse(&bytes[..got]));
-    if said != Some(Message::Start) {
+    if said.as_ref() != Some(word) {
         sys::clone::leave(FAILED);
     }
 }

@@ -16,12 +16,17 @@ mod error;
 mod exec;
 mod failure;
 pub mod front;
+mod hooks;
 mod init;
 mod plan;
 mod request;
 pub mod seal;
 
-pub use create::{create, delete, start_through};
+pub use create::{create, delete};
 pub use error::{RunnerError, StartError};
 pub use exec::exec;
+pub use hooks::HookError;
+/// The version of the runtime specification that this runtime follows.
+pub const SPEC_VERSION: &str = "1.2.1";
+
 pub use request::{CreateRequest, Created, ExecError, ExecRequest, Execed, Gate, RootMount, Stdio};

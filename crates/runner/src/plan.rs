@@ -10,6 +10,7 @@ pub(crate) mod options;
 pub(crate) mod process;
 pub(crate) mod refusal;
 pub(crate) mod rootfs;
+pub(crate) mod schedule;
 pub(crate) mod sysctl;
 
 use crate::{RootMount, RunnerError};
@@ -57,7 +58,8 @@ impl Plan {
         let process =
             spec.process().as_ref().ok_or_else(|| RunnerError::invalid("process", "it is missing"))?;
         let linux = spec.linux().as_ref().ok_or_else(|| RunnerError::invalid("linux", "it is missing"))?;
-        let namespaces = Namespaces::new(linux.namespaces().as_deref().unwrap_or_default())?;
+        let mut namespaces = Namespaces::new(linux.namespaces().as_deref().unwrap_or_default())?;
+        namespaces.set_time_offsets(&linux.time_offsets().clone().unwrap_or_default())?;
         let root = spec.root().as_ref();
         let root_path = root.map_or(Path::new("rootfs"), |root| root.path().as_path());
         let mounts = mounts::parse(spec.mounts().as_deref().unwrap_or_default(), places, root_path)?;
@@ -70,7 +72,7 @@ impl Plan {
         Ok(Plan {
             hostname: uts("hostname", spec.hostname())?,
             domainname: uts("domainname", spec.domainname())?,
-            process: ProcessPlan::new(process, seccomp)?,
+            process: ProcessPlan::new(process, Some(linux), seccomp)?,
             root: RootPlan::new(
                 places.rootfs,
                 places.bundle,

@@ -1,12 +1,19 @@
 //! What a caller asks for, and what it gets.
 
-use crate::{RunnerError, StartError, channel};
+use crate::{HookError, RunnerError, StartError, channel, hooks::Hooks};
 use cgroup::Cgroup;
 use oci_spec::runtime::{Process, Spec};
-use std::path::{Path, PathBuf};
-use sys::rustix::{
-    fd::{BorrowedFd, OwnedFd},
-    process::Pid,
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+use sys::{
+    pidfd,
+    rustix::{
+        fd::{BorrowedFd, OwnedFd},
+        process::{Pid, Signal},
+    },
 };
 
 /// One mount of a container's root file system, as containerd's shim API names it.
@@ -41,7 +48,7 @@ pub enum Stdio {
 pub enum Gate {
     /// By [`Created::start`]; the process ends when its creator ends before.
     Creator,
-    /// By whoever connects to this listening `SOCK_SEQPACKET` socket first ([`crate::start_through`]): for a creator
+    /// By whoever connects to this listening `SOCK_SEQPACKET` socket first, as [`crate::front`] does: for a creator
     /// that ends before the start.
     Listener(OwnedFd),
 }
@@ -49,6 +56,8 @@ pub enum Gate {
 /// A container to create.
 #[derive(Debug)]
 pub struct CreateRequest<'a> {
+    /// Its name, for the state that its hooks get.
+    pub id: &'a str,
     /// The OCI runtime specification. Fields that are not done are refused by name.
     pub spec: &'a Spec,
     /// An existing directory, absolute: relative paths of the specification start here, and the root file
@@ -100,6 +109,7 @@ pub struct Created {
     pub terminal: Option<OwnedFd>,
     pub(crate) program: String,
     pub(crate) channel: Option<OwnedFd>,
+    pub(crate) hooks: Option<Rc<Hooks>>,
 }
 
 impl Created {
@@ -109,7 +119,20 @@ impl Created {
     /// [`StartError`]: the process has then ended, or ends at once, and is to be reaped.
     pub fn start(&mut self) -> Result<(), StartError> {
         let channel = self.channel.take().ok_or(StartError::NotWaiting)?;
-        channel::start(&channel, &self.program)
+        let more = self.hooks.as_ref().map_or(Duration::ZERO, |hooks| hooks.time_to_start());
+        channel::start(&channel, &self.program, more)?;
+        let done = self.hooks.as_ref().map_or(Ok(()), |hooks| hooks.run_poststart(self.pid));
+        done.map_err(|error| {
+            // It runs already; the specification wants it stopped. One that has ended by itself is no error.
+            let _ = pidfd::send_signal(&self.pidfd, Signal::KILL);
+            error.into()
+        })
+    }
+
+    /// Runs the hooks that come after a container's removal, all of them, and returns those that failed.
+    #[must_use]
+    pub fn removed(&self) -> Vec<HookError> {
+        self.hooks.as_ref().map_or_else(Vec::new, |hooks| hooks.run_poststop())
     }
 }
 

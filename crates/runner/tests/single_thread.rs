@@ -116,6 +116,7 @@ impl Place {
 
     fn create_with(&self, spec: &Spec, stdio: Stdio, layers: usize) -> Result<Created, RunnerError> {
         runner::create(CreateRequest {
+            id: "c",
             spec,
             bundle: &self.dir.join("bundle"),
             rootfs: vec![self.overlay(layers)],

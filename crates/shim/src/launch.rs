@@ -63,6 +63,7 @@ pub(crate) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Makes a container's first process, which then waits for its start.
 pub(crate) fn create(
     shim: &mut Shim,
+    id: &str,
     bundle: &Path,
     rootfs: &[Mount],
     wanted: Wanted,
@@ -90,6 +91,7 @@ pub(crate) fn create(
         }
     };
     let request = CreateRequest {
+        id,
         spec: &spec,
         bundle,
         rootfs: rootfs.collect(),
@@ -171,6 +173,7 @@ fn refuse(error: &RunnerError) -> Refusal {
         RunnerError::Gone => Refusal::state(text),
         RunnerError::Cgroup(_)
         | RunnerError::Step { .. }
+        | RunnerError::Hook(_)
         | RunnerError::Died { .. }
         | RunnerError::TooSlow { .. } => Refusal::new(ttrpc::proto::Code::INTERNAL, text),
     }
@@ -195,6 +198,11 @@ impl Process {
     /// Lets it execute its program, and waits until it did.
     pub(crate) fn start(&mut self) -> Result<(), StartError> {
         self.0.start()
+    }
+
+    /// Runs the hooks that come after its removal; gives what those that failed say.
+    pub(crate) fn removed(&self) -> Vec<String> {
+        self.0.removed().iter().map(ToString::to_string).collect()
     }
 
     /// Starts a further process in the container; gives its number, and the other end of its terminal if

@@ -146,7 +146,7 @@ impl Shim {
         // Output without a log is read all the same: clients may attach.
         let output = !request.stdout.is_empty();
         let wanted = Wanted { terminal: request.terminal, stdin: hold_stdin, output };
-        let made = launch::create(self, &bundle, &request.rootfs, wanted)?;
+        let made = launch::create(self, &request.id, &bundle, &request.rootfs, wanted)?;
         let launch::Made { process, stdout, stderr, input, terminal } = made;
         let pid = process.pid();
         let key = self.next_key();
@@ -248,6 +248,9 @@ impl Shim {
             self.reply(reply_to, Err(Refusal::not_found(text)));
         }
         self.sweep_cgroups();
+        for failed in container.process.removed() {
+            self.log(&failed);
+        }
         now(&response)
     }
 

@@ -21,6 +21,7 @@ pub mod netlink;
 pub mod pidfd;
 pub mod rlimit;
 pub mod root;
+pub mod sched;
 pub mod seccomp;
 pub mod signal;
 pub mod signalfd;

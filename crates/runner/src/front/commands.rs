@@ -6,7 +6,7 @@ use super::{
     console,
     store::{self, Place, Record, Status},
 };
-use crate::{CreateRequest, Created, ExecRequest, Gate, Stdio};
+use crate::{CreateRequest, Created, ExecRequest, Gate, StartError, Stdio};
 use oci_spec::runtime::{Process, Spec};
 use std::{
     os::unix::net::UnixStream,
@@ -105,6 +105,7 @@ impl Making {
         self.place.save(record)?;
         let cache = self.place.root.join(".seccomp");
         let request = CreateRequest {
+            id: &self.place.id,
             spec: &record.config,
             bundle: &self.bundle,
             rootfs: Vec::new(),
@@ -186,11 +187,40 @@ pub(crate) fn start(mut args: Arguments, root: &Path) -> Result<u8, FrontError> 
     args.end()?;
     let record = place.load()?;
     match place.status(&record)? {
-        Status::Created => place.start().map(|()| 0),
+        Status::Created => begin(&place, &record).map(|()| 0),
         other @ (Status::Creating | Status::Running | Status::Stopped) => {
             Err(FrontError::State(format!("container {} is {}, not created", place.id, other.name())))
         }
     }
+}
+
+/// Starts it with its hooks; when one fails the container is removed, as the runtime specification says.
+fn begin(place: &Place, record: &Record) -> Result<(), FrontError> {
+    let Some(hooks) = record.hooks()? else { return place.start(Duration::ZERO) };
+    let started = place.start(hooks.time_to_start()).and_then(|()| {
+        let pid = Pid::from_raw(record.pid).ok_or(StartError::NotWaiting)?;
+        Ok(hooks.run_poststart(pid).map_err(StartError::from)?)
+    });
+    if let Err(FrontError::Start(StartError::Hook(_))) = &started {
+        destroy(place, record)?;
+    }
+    started
+}
+
+/// Ends what is left of the container, and removes it.
+fn destroy(place: &Place, record: &Record) -> Result<(), FrontError> {
+    if let Some(process) = record.process()? {
+        pidfd::send_signal(&process, rustix::process::Signal::KILL)
+            .map_err(FrontError::errno("kill the container"))?;
+        if !pidfd::ended_within(&process, KILL_LIMIT).map_err(FrontError::errno("wait for the container"))? {
+            return Err(FrontError::State(format!("container {} does not end", place.id)));
+        }
+    }
+    crate::delete(&record.cgroup(&cgroup::Mounts::detect()?)?)?;
+    place.remove()?;
+    let failed = record.hooks()?.map_or_else(Vec::new, |hooks| hooks.run_poststop());
+    failed.iter().for_each(|error| super::warn(&error.to_string()));
+    Ok(())
 }
 
 pub(crate) fn run(args: Arguments, root: &Path) -> Result<u8, FrontError> {
@@ -214,6 +244,7 @@ pub(crate) fn run(args: Arguments, root: &Path) -> Result<u8, FrontError> {
     if !making.keep || started.is_err() {
         crate::delete(&created.cgroup)?;
         making.place.remove()?;
+        created.removed().iter().for_each(|error| super::warn(&error.to_string()));
     }
     started?;
     Ok(u8::try_from(code).unwrap_or(255))
@@ -283,19 +314,11 @@ pub(crate) fn delete(mut args: Arguments, root: &Path) -> Result<u8, FrontError>
         Err(FrontError::State(_)) if force => return place.remove().map(|()| 0),
         Err(error) => return Err(error),
     };
-    if let Some(process) = record.process()? {
-        let status = place.status(&record)?;
-        if !force && status != Status::Created {
-            return Err(FrontError::State(format!("container {} is {}", place.id, status.name())));
-        }
-        pidfd::send_signal(&process, rustix::process::Signal::KILL)
-            .map_err(FrontError::errno("kill the container"))?;
-        if !pidfd::ended_within(&process, KILL_LIMIT).map_err(FrontError::errno("wait for the container"))? {
-            return Err(FrontError::State(format!("container {} does not end", place.id)));
-        }
+    let status = place.status(&record)?;
+    if !force && status == Status::Running {
+        return Err(FrontError::State(format!("container {} is {}", place.id, status.name())));
     }
-    crate::delete(&record.cgroup(&cgroup::Mounts::detect()?)?)?;
-    place.remove()?;
+    destroy(&place, &record)?;
     Ok(0)
 }
 
@@ -336,7 +359,13 @@ impl Executing {
         if let Some(path) = &self.process {
             let file =
                 std::fs::File::open(path).map_err(FrontError::io(format!("open {}", path.display())))?;
-            return store::parse(file, path);
+            let mut process: serde_json::Value = store::parse(file, path)?;
+            // runc takes a missing user for root.
+            if let Some(fields) = process.as_object_mut() {
+                fields.entry("user").or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
+            }
+            return serde_json::from_value(process)
+                .map_err(|source| FrontError::Json { what: format!("parse {}", path.display()), source });
         }
         let mut process = container.clone();
         process.set_args(Some(command)).set_terminal(Some(self.tty));
@@ -370,7 +399,8 @@ pub(crate) fn exec(mut args: Arguments, root: &Path) -> Result<u8, FrontError> {
     let place = Place::new(root, &args.word("a container id")?)?;
     let record = place.load()?;
     let status = place.status(&record)?;
-    let (Status::Running, Some(container)) = (status, record.process()?) else {
+    // As with runc, also in one that waits for its start.
+    let (Status::Running | Status::Created, Some(container)) = (status, record.process()?) else {
         return Err(FrontError::State(format!("container {} is {}, not running", place.id, status.name())));
     };
     let own = record

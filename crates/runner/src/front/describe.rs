@@ -6,11 +6,9 @@ use super::{
     print,
     store::{Place, Record, Status},
 };
+use crate::SPEC_VERSION;
 use serde_json::{Value, json};
 use std::path::Path;
-
-/// The version of the runtime specification that this runtime follows.
-pub(crate) const SPEC_VERSION: &str = "1.2.1";
 
 fn state_of(place: &Place, record: &Record, status: Status) -> Value {
     let root = record.config.root().as_ref().map(|root| record.bundle.join(root.path()));
@@ -94,7 +92,7 @@ pub(crate) fn features(args: Arguments) -> Result<u8, FrontError> {
         json!({
             "ociVersionMin": "1.0.0",
             "ociVersionMax": SPEC_VERSION,
-            "hooks": [],
+            "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
             "mountOptions": [
                 "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "lazytime", "loud",
                 "noatime", "nodev", "nodiratime", "noexec", "nomand", "norelatime", "nostrictatime", "nosuid",
@@ -104,7 +102,7 @@ pub(crate) fn features(args: Arguments) -> Result<u8, FrontError> {
                 "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "symfollow", "sync", "unbindable"
             ],
             "linux": {
-                "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+                "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "uts"],
                 "capabilities": capabilities,
                 "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
                 "seccomp": {

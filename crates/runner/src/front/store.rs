@@ -4,6 +4,7 @@
 //! The record is written before the container is made, so that whatever a crash leaves can be deleted.
 
 use super::FrontError;
+use crate::{create::start_through, hooks::Hooks};
 use cgroup::{Cgroup, CgroupPath};
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,8 @@ use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use sys::{
     bounded::Bounded,
@@ -143,10 +145,10 @@ impl Place {
         Ok(socket)
     }
 
-    /// Starts the container and remembers it.
-    pub(crate) fn start(&self) -> Result<(), FrontError> {
+    /// Starts the container and remembers it. `more`: the time that its hooks may take.
+    pub(crate) fn start(&self, more: Duration) -> Result<(), FrontError> {
         let dir = self.open()?;
-        crate::start_through(Path::new(&format!("/proc/self/fd/{}/start.sock", dir.as_raw_fd())))?;
+        start_through(Path::new(&format!("/proc/self/fd/{}/start.sock", dir.as_raw_fd())), more)?;
         self.forget_listener()
     }
 
@@ -201,6 +203,11 @@ impl Record {
             && !pidfd::ended_within(&process, std::time::Duration::ZERO)
                 .map_err(FrontError::errno("poll the process"))?;
         Ok(lives.then_some(process))
+    }
+
+    /// Its hooks, if it has any.
+    pub(crate) fn hooks(&self) -> Result<Option<Rc<Hooks>>, FrontError> {
+        Ok(Hooks::new(&self.config, &self.id, &self.bundle)?)
     }
 
     pub(crate) fn cgroup(&self, mounts: &cgroup::Mounts) -> Result<Cgroup, FrontError> {

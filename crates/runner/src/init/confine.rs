@@ -15,11 +15,11 @@ use sys::{
         fs::{self, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags},
         io::Errno,
         thread::{
-            set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
-            set_thread_res_uid,
+            CpuSet, sched_setaffinity, set_keep_capabilities, set_no_new_privs, set_thread_groups,
+            set_thread_res_gid, set_thread_res_uid,
         },
     },
-    seccomp, signal, socket,
+    sched, seccomp, signal, socket,
 };
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -40,6 +40,33 @@ pub(super) fn set_oom_score_adj(process: &ProcessPlan) -> Result<(), Failure> {
     }
 }
 
+/// The processors that this process may run on; those that its cgroup does not have are left out by the kernel.
+pub(super) fn set_affinity(cpus: &CpuSet) -> Result<(), Errno> {
+    sched_setaffinity(None, cpus)
+}
+
+/// All processors of its cgroup: those that a service manager gave to this runtime are no limit of a container.
+pub(super) fn reset_affinity() {
+    let mut all = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|at| all.set(at));
+    // Where it is not allowed to, the process keeps what it has, as each other process there.
+    let _ = sched_setaffinity(None, &all);
+}
+
+/// How the kernel runs it; while the rights for it are there.
+fn schedule(process: &ProcessPlan) -> Result<(), Failure> {
+    if let Some(domain) = process.personality {
+        sched::set_personality(domain).step("set linux.personality")?;
+    }
+    if let Some((class, priority)) = process.io_priority {
+        sched::set_io_priority(class, priority).step("set process.ioPriority")?;
+    }
+    if let Some(attributes) = &process.scheduler {
+        sched::set(attributes).step("set process.scheduler")?;
+    }
+    Ok(())
+}
+
 /// Makes `process.cwd` beneath the root where it is missing, as long as the root can be written.
 pub(super) fn make_cwd(process: &ProcessPlan, root: &RootFd) -> Result<(), Failure> {
     let made = root.make_dir(relative(process), Mode::from_raw_mode(0o755));
@@ -52,6 +79,7 @@ fn relative(process: &ProcessPlan) -> &std::path::Path {
 
 /// Limits, directory, keyring, groups and user; what only gets tighter later.
 pub(super) fn become_user(process: &ProcessPlan, root: &RootFd) -> Result<(), Failure> {
+    schedule(process)?;
     for (resource, soft, hard) in &process.rlimits {
         rlimit::set_clamped(*resource, *soft, *hard).step_with(|| format!("set the limit {resource:?}"))?;
     }

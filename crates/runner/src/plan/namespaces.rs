@@ -1,8 +1,8 @@
 //! `linux.namespaces`: which are made, which are joined, which are the host's.
 
 use crate::RunnerError;
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Kind};
-use std::path::Path;
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Kind, LinuxTimeOffset};
+use std::{collections::HashMap, path::Path};
 use sys::rustix::{
     fd::OwnedFd,
     fs::{self, Mode, OFlags},
@@ -19,7 +19,9 @@ pub(crate) struct Namespaces {
     pub(crate) new: UnshareFlags,
     /// Made by the child when it is in its cgroup, so that its own group is the root it sees.
     pub(crate) new_cgroup: bool,
-    /// Joined by the child: net, ipc, uts, cgroup.
+    /// A time namespace to make: the lines for /proc/PID/timens_offsets, none of them for the host's times.
+    pub(crate) new_time: Option<String>,
+    /// Joined by the child: net, ipc, uts, cgroup, time.
     pub(crate) join: Vec<Join>,
     /// Joined for the child by its parent, since it holds for children only.
     pub(crate) join_pid: Option<OwnedFd>,
@@ -35,8 +37,13 @@ pub(crate) struct Join {
 
 impl Namespaces {
     pub(crate) fn new(wanted: &[LinuxNamespace]) -> Result<Self, RunnerError> {
-        let mut found =
-            Namespaces { new: UnshareFlags::empty(), new_cgroup: false, join: Vec::new(), join_pid: None };
+        let mut found = Namespaces {
+            new: UnshareFlags::empty(),
+            new_cgroup: false,
+            new_time: None,
+            join: Vec::new(),
+            join_pid: None,
+        };
         for (at, namespace) in wanted.iter().enumerate() {
             let field = format!("linux.namespaces[{at}]");
             if wanted.iter().take(at).any(|earlier| earlier.typ() == namespace.typ()) {
@@ -63,11 +70,13 @@ impl Namespaces {
             Kind::Uts => (UnshareFlags::NEWUTS, LinkNameSpaceType::HostNameAndNISDomainName, "uts"),
             Kind::Cgroup => (UnshareFlags::NEWCGROUP, LinkNameSpaceType::ControlGroup, "cgroup"),
             Kind::User => return Err(RunnerError::unsupported(field, "a user namespace")),
-            Kind::Time => return Err(RunnerError::unsupported(field, "a time namespace")),
+            Kind::Time => (UnshareFlags::NEWTIME, LinkNameSpaceType::Time, "time"),
         };
         let Some(path) = path else {
             if kind == Kind::Cgroup {
                 self.new_cgroup = true
+            } else if kind == Kind::Time {
+                self.new_time = Some(String::new());
             } else {
                 self.new |= flag
             }
@@ -81,6 +90,31 @@ impl Namespaces {
             self.join_pid = Some(fd);
         } else {
             self.join.push(Join { kind: link, name, fd });
+        }
+        Ok(())
+    }
+
+    /// Takes `linux.timeOffsets`, for a time namespace that is new: in another one they cannot be changed.
+    pub(crate) fn set_time_offsets(
+        &mut self,
+        offsets: &HashMap<String, LinuxTimeOffset>,
+    ) -> Result<(), RunnerError> {
+        let field = "linux.timeOffsets";
+        let mut text = String::new();
+        for (clock, offset) in offsets {
+            if !matches!(clock.as_str(), "monotonic" | "boottime") {
+                return Err(RunnerError::invalid(
+                    field,
+                    format!("{clock:?} is no clock of a time namespace"),
+                ));
+            }
+            let nanos = offset.nanosecs().unwrap_or(0);
+            text.push_str(&format!("{clock} {} {nanos}\n", offset.secs().unwrap_or(0)));
+        }
+        match &mut self.new_time {
+            Some(lines) => *lines = text,
+            None if offsets.is_empty() => {}
+            None => return Err(RunnerError::invalid(field, "the container has no new time namespace")),
         }
         Ok(())
     }
@@ -147,6 +181,21 @@ mod tests {
     }
 
     #[test]
+    fn offsets_are_for_a_new_time_namespace_and_its_two_clocks() {
+        let set = |kinds: &[Kind], json: &str| {
+            let wanted: Vec<_> = kinds.iter().map(|kind| namespace(*kind, None)).collect();
+            let mut found = Namespaces::new(&wanted).expect("fine");
+            found.set_time_offsets(&serde_json::from_str(json).expect("offsets")).map(|()| found.new_time)
+        };
+        let both = [Kind::Mount, Kind::Time];
+        let offset = r#"{"boottime":{"secs":-5,"nanosecs":7}}"#;
+        assert_eq!(set(&both, offset).expect("fine").as_deref(), Some("boottime -5 7\n"));
+        assert_eq!(set(&both, "{}").expect("fine").as_deref(), Some(""));
+        assert!(set(&[Kind::Mount], offset).is_err());
+        assert!(set(&both, r#"{"realtime":{"secs":1}}"#).is_err());
+    }
+
+    #[test]
     fn a_path_that_is_no_namespace_and_kinds_that_are_not_done_are_refused() {
         let check = |kind, path| {
             Namespaces::new(&[namespace(Kind::Mount, None), namespace(kind, path)]).expect_err("refused")
@@ -154,7 +203,6 @@ mod tests {
         assert!(matches!(check(Kind::Network, Some("/dev/null")), RunnerError::Invalid { .. }));
         assert!(matches!(check(Kind::Network, Some("/nowhere")), RunnerError::Step { .. }));
         assert!(matches!(check(Kind::User, None), RunnerError::Unsupported { .. }));
-        assert!(matches!(check(Kind::Time, None), RunnerError::Unsupported { .. }));
         assert!(matches!(check(Kind::Mount, None), RunnerError::Invalid { .. }), "twice");
         assert!(matches!(Namespaces::new(&[]), Err(RunnerError::Invalid { .. })), "no mount namespace");
     }

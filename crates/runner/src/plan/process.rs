@@ -1,8 +1,11 @@
 //! What one process shall be: the same for a container's first process and for one that joins it.
 
-use super::options::text;
+use super::{
+    options::text,
+    schedule::{self, Affinity},
+};
 use crate::RunnerError;
-use oci_spec::runtime::{Capabilities, LinuxSeccomp, Process};
+use oci_spec::runtime::{Capabilities, Linux, LinuxSeccomp, Process};
 use std::{ffi::CString, path::PathBuf};
 use sys::{
     caps,
@@ -12,6 +15,7 @@ use sys::{
         fs::Mode,
         process::{Gid, Resource, Uid},
     },
+    sched,
 };
 
 /// `PATH` of a process whose environment has none, as execvp(3) takes it.
@@ -37,6 +41,13 @@ pub(crate) struct ProcessPlan {
     pub(crate) no_new_privs: bool,
     pub(crate) rlimits: Vec<(Resource, u64, u64)>,
     pub(crate) oom_score_adj: Option<i32>,
+    pub(crate) scheduler: Option<sched::Attributes>,
+    /// Class and priority, ioprio_set(2).
+    pub(crate) io_priority: Option<(u16, u16)>,
+    /// For a process that joins a container.
+    pub(crate) affinity: Affinity,
+    /// `PER_*`, personality(2).
+    pub(crate) personality: Option<u32>,
     /// Rows and columns of the terminal, if asked.
     pub(crate) console_size: Option<(u16, u16)>,
     pub(crate) seccomp: Option<Filter>,
@@ -54,7 +65,11 @@ pub(crate) struct Filter {
 }
 
 impl ProcessPlan {
-    pub(crate) fn new(process: &Process, seccomp: Option<Filter>) -> Result<Self, RunnerError> {
+    pub(crate) fn new(
+        process: &Process,
+        linux: Option<&Linux>,
+        seccomp: Option<Filter>,
+    ) -> Result<Self, RunnerError> {
         refuse(process)?;
         let args = process.args().as_deref().unwrap_or_default();
         let program = args.first().cloned().unwrap_or_default();
@@ -77,6 +92,10 @@ impl ProcessPlan {
             no_new_privs: process.no_new_privileges().unwrap_or(false),
             rlimits: rlimits(process)?,
             oom_score_adj: oom_score_adj(process)?,
+            scheduler: schedule::scheduler(process.scheduler().as_ref())?,
+            io_priority: schedule::io_priority(process.io_priority().as_ref())?,
+            affinity: schedule::affinity(process.exec_cpu_affinity().as_ref())?,
+            personality: schedule::personality(linux)?,
             console_size: process.console_size().map(|size| {
                 let cut = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
                 (cut(size.height()), cut(size.width()))
@@ -127,9 +146,6 @@ fn refuse(process: &Process) -> Result<(), RunnerError> {
     let asked = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let fields = [
         ("process.commandLine", asked(process.command_line())),
-        ("process.ioPriority", process.io_priority().is_some()),
-        ("process.scheduler", process.scheduler().is_some()),
-        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
         ("process.user.username", asked(process.user().username())),
     ];
     match fields.iter().find(|(_, asked)| *asked) {
@@ -277,7 +293,7 @@ mod tests {
         sets.set_bounding(chown()).set_permitted(chown()).set_effective(chown());
         sets.set_inheritable(None).set_ambient(chown());
         wanted.set_capabilities(Some(sets));
-        let plan = ProcessPlan::new(&wanted, None).expect("plan");
+        let plan = ProcessPlan::new(&wanted, None, None).expect("plan");
         let expected = caps::Sets { bounding: 1, permitted: 1, effective: 1, inheritable: 0, ambient: 0 };
         assert_eq!(plan.caps, expected);
     }
@@ -287,7 +303,7 @@ mod tests {
         let check = |change: &dyn Fn(&mut Process), field: &str| {
             let mut bad = process();
             change(&mut bad);
-            let error = ProcessPlan::new(&bad, None).expect_err(field).to_string();
+            let error = ProcessPlan::new(&bad, None, None).expect_err(field).to_string();
             assert!(error.contains(field), "{field}: {error}");
         };
         let user = |uid: u32| UserBuilder::default().uid(uid).gid(0_u32).build().expect("user");

@@ -2,7 +2,7 @@
 //! for nothing.
 
 use crate::RunnerError;
-use oci_spec::runtime::{Hooks, Linux, LinuxPersonalityDomain, Spec};
+use oci_spec::runtime::{Linux, Spec};
 
 /// The first field that asks for what is not done.
 pub(crate) fn check(spec: &Spec) -> Result<(), RunnerError> {
@@ -12,9 +12,6 @@ pub(crate) fn check(spec: &Spec) -> Result<(), RunnerError> {
         ("vm", spec.vm().is_some()),
         ("zos", spec.zos().is_some()),
     ];
-    if let Some(hooks) = spec.hooks() {
-        fields.extend(hook_fields(hooks));
-    }
     if let Some(linux) = spec.linux() {
         fields.extend(linux_fields(linux));
     }
@@ -24,25 +21,7 @@ pub(crate) fn check(spec: &Spec) -> Result<(), RunnerError> {
     }
 }
 
-fn hook_fields(hooks: &Hooks) -> [(&'static str, bool); 6] {
-    let asked =
-        |list: &Option<Vec<oci_spec::runtime::Hook>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let prestart = asked(hooks.prestart());
-    [
-        ("hooks.prestart", prestart),
-        ("hooks.createRuntime", asked(hooks.create_runtime())),
-        ("hooks.createContainer", asked(hooks.create_container())),
-        ("hooks.startContainer", asked(hooks.start_container())),
-        ("hooks.poststart", asked(hooks.poststart())),
-        ("hooks.poststop", asked(hooks.poststop())),
-    ]
-}
-
-fn linux_fields(linux: &Linux) -> [(&'static str, bool); 8] {
-    let personality = linux.personality().as_ref().is_some_and(|wanted| {
-        wanted.domain() != LinuxPersonalityDomain::PerLinux
-            || wanted.flags().as_ref().is_some_and(|f| !f.is_empty())
-    });
+fn linux_fields(linux: &Linux) -> [(&'static str, bool); 6] {
     [
         ("linux.uidMappings", linux.uid_mappings().as_ref().is_some_and(|list| !list.is_empty())),
         ("linux.gidMappings", linux.gid_mappings().as_ref().is_some_and(|list| !list.is_empty())),
@@ -50,8 +29,6 @@ fn linux_fields(linux: &Linux) -> [(&'static str, bool); 8] {
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|list| !list.is_empty())),
-        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|list| !list.is_empty())),
-        ("linux.personality", personality),
     ]
 }
 
@@ -61,24 +38,17 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_name_and_empty_values_pass() {
-        let check_json = |linux: &str, hooks: &str| {
-            let text = format!(r#"{{"ociVersion":"1.2.0","linux":{linux},"hooks":{hooks}}}"#);
+        let check_json = |linux: &str| {
+            let text = format!(r#"{{"ociVersion":"1.2.0","linux":{linux}}}"#);
             check(&serde_json::from_str(&text).expect("spec")).map_err(|error| error.to_string())
         };
-        assert_eq!(
-            check_json(r#"{"uidMappings":[],"mountLabel":"","personality":{"domain":"LINUX"}}"#, "{}"),
-            Ok(())
-        );
+        assert_eq!(check_json(r#"{"uidMappings":[],"mountLabel":""}"#), Ok(()));
         for (linux, field) in [
             (r#"{"uidMappings":[{"containerID":0,"hostID":1,"size":1}]}"#, "linux.uidMappings"),
             (r#"{"mountLabel":"x"}"#, "linux.mountLabel"),
             (r#"{"intelRdt":{}}"#, "linux.intelRdt"),
-            (r#"{"timeOffsets":{"monotonic":{"secs":1}}}"#, "linux.timeOffsets"),
-            (r#"{"personality":{"domain":"LINUX32"}}"#, "linux.personality"),
         ] {
-            assert_eq!(check_json(linux, "{}"), Err(format!("{field} is not supported")));
+            assert_eq!(check_json(linux), Err(format!("{field} is not supported")));
         }
-        let hook = r#"{"poststop":[{"path":"/bin/true"}]}"#;
-        assert_eq!(check_json("{}", hook), Err("hooks.poststop is not supported".to_owned()));
     }
 }

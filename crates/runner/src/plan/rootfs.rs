@@ -47,7 +47,10 @@ impl RootPlan {
         readonly: bool,
         propagation: Option<&str>,
     ) -> Result<Self, RunnerError> {
-        let at = text("bundle", bundle.as_os_str().as_encoded_bytes())?;
+        // Where hooks look for it; a bundle without such a directory is covered itself.
+        let named = path.filter(|path| !path.as_os_str().is_empty()).map(|path| bundle.join(path));
+        let at = named.filter(|path| path.is_dir()).unwrap_or_else(|| bundle.to_owned());
+        let at = text("bundle", at.into_os_string().into_encoded_bytes())?;
         let kind = match mounts {
             [] => {
                 let path = path.ok_or_else(|| RunnerError::invalid("root.path", "it is empty"))?;

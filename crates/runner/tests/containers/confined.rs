@@ -250,3 +250,48 @@ fn a_terminal_is_the_containers_own_and_its_console() {
     assert!(shown.starts_with("/dev/pts/0\n88\n1000\n0\n1\n2\n"), "{shown}");
     assert!(shown.ends_with("in\n"), "{shown}");
 }
+
+#[test]
+fn scheduler_io_priority_and_personality_are_the_processes_own() {
+    let mut bundle = Bundle::sh("cat /proc/self/sched /proc/self/stat; cat /proc/self/personality; uname -m");
+    bundle.spec["process"]["scheduler"] = json!({ "policy": "SCHED_BATCH", "nice": 3 });
+    bundle.spec["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 0 });
+    bundle.spec["linux"]["personality"] = json!({ "domain": "LINUX32" });
+    let answer = bundle.run();
+    let stat = answer.out.lines().find(|line| line.contains(") R ") || line.contains(") S ")).expect("stat");
+    let fields: Vec<_> = stat.rsplit_once(')').expect("name").1.split_ascii_whitespace().collect();
+    // proc_pid_stat(5): 19 is nice, 41 is the policy; SCHED_BATCH is 3.
+    assert_eq!((fields[19 - 3], fields[41 - 3]), ("3", "3"), "{stat}");
+    assert!(answer.out.contains("00000008"), "{}", answer.out);
+    let pid = {
+        bundle.sleeping();
+        bundle.pid()
+    };
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/personality")).expect("read").trim(), "00000008");
+    let exec = bundle.exec_well(&["c", "cat", "/proc/self/personality"]);
+    assert_eq!(exec.out.trim(), "00000008", "an exec is of the same system");
+    for (field, value) in [
+        ("scheduler", json!({ "policy": "SCHED_OTHER", "priority": 1 })),
+        ("ioPriority", json!({ "class": "IOPRIO_CLASS_BE", "priority": 8 })),
+    ] {
+        let mut bad = Bundle::sh("true");
+        bad.spec["process"][field] = value;
+        let refused = bad.run();
+        assert!(refused.err.contains(&format!("process.{field}.priority is invalid")), "{}", refused.err);
+    }
+}
+
+#[test]
+fn an_exec_runs_on_the_processors_that_it_names() {
+    let mut bundle = Bundle::new();
+    bundle.sleeping();
+    let process = bundle.dir.join("process.json");
+    let mut wanted = bundle.spec["process"].clone();
+    wanted["args"] = json!(["grep", "Cpus_allowed_list", "/proc/self/status"]);
+    wanted["execCPUAffinity"] = json!({ "initial": "0-1", "final": "0" });
+    fs::File::create(&process)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, wanted.to_string().as_bytes()))
+        .expect("write");
+    let answer = bundle.exec_well(&["--process", process.to_str().expect("UTF-8"), "c"]);
+    assert_eq!(answer.out.trim(), "Cpus_allowed_list:\t0");
+}

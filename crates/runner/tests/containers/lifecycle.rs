@@ -80,7 +80,8 @@ fn the_states_follow_the_specification_and_wrong_ones_are_refused() {
     bundle.args(&["sleep", "1000"]);
     bundle.create();
     assert_eq!(bundle.state()["status"], "created");
-    refused(&bundle, &["exec", "c", "true"], "is created, not running");
+    let early = bundle.exec_well(&["c", "sh", "-c", "test -d /proc/1 && echo mnt:"]);
+    assert!(early.out.starts_with("mnt:"), "exec goes before the start, too");
     assert!(bundle.create_with(&[]).out.contains("exists already"));
     assert_eq!(bundle.state()["status"], "created", "the second create changed something");
     assert_eq!(bundle.start().code, 0);
@@ -124,8 +125,8 @@ fn fields_that_are_not_done_are_refused_by_name_and_leave_nothing() {
         assert_eq!(bundle.leftovers(), NOTHING);
     };
     check(
-        &|spec| spec["hooks"] = json!({ "prestart": [{ "path": "/bin/true" }] }),
-        "hooks.prestart is not supported",
+        &|spec| spec["hooks"] = json!({ "prestart": [{ "path": "/bin/true", "timeout": 0 }] }),
+        "hooks.prestart[0].timeout is invalid",
     );
     check(&|spec| spec["linux"]["namespaces"][0] = json!({ "type": "user" }), "a user namespace");
     check(&|spec| spec["linux"]["intelRdt"] = json!({}), "linux.intelRdt");
@@ -181,5 +182,13 @@ fn features_name_what_is_done_and_what_is_not() {
     let features: serde_json::Value = serde_json::from_str(&bundle.call(&["features"]).out).expect("json");
     assert_eq!(features["linux"]["cgroup"]["systemd"], false);
     assert_eq!(features["linux"]["seccomp"]["enabled"], true);
-    assert_eq!(features["hooks"], json!([]));
+    let hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+    assert_eq!(features["hooks"], json!(hooks));
+    // What containerd asks for before it lets a mount be mapped.
+    assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], true);
+    let options = features["mountOptions"].as_array().expect("list");
+    assert!(["rro", "ridmap", "rslave"].iter().all(|word| options.contains(&json!(word))));
+    let known: oci_spec::runtime::Features =
+        serde_json::from_value(features.clone()).expect("the features document");
+    assert!(known.linux().is_some());
 }

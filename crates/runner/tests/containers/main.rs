@@ -5,6 +5,8 @@ mod bundle;
 #[cfg(test)]
 mod confined;
 #[cfg(test)]
+mod hooks;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod lifecycle;

@@ -157,3 +157,39 @@ fn mounts_of_the_host_reach_a_volume_only_with_its_propagation() {
     assert!(mounted("/slave/late") && mounted("/shared/late") && !mounted("/private/late"), "{seen}");
     assert!(host.contains(&format!("{}/own", volume.display())), "{host}{}", own.err);
 }
+
+#[test]
+fn a_time_namespace_has_its_offsets_for_the_container_and_for_exec() {
+    let mut bundle = Bundle::new();
+    bundle.spec["linux"]["namespaces"].as_array_mut().expect("list").push(json!({ "type": "time" }));
+    bundle.spec["linux"]["timeOffsets"] =
+        json!({ "boottime": { "secs": 1_000_000_000 }, "monotonic": { "secs": 7 } });
+    let pid = bundle.sleeping().to_string();
+    assert_ne!(link(&pid, "time"), link("self", "time"));
+    // Through the procfs of the container, which shows the time of whoever reads.
+    let uptime = bundle.exec_well(&["c", "cat", "/proc/uptime"]).out;
+    let seconds: f64 = uptime.split(' ').next().and_then(|text| text.parse().ok()).expect("seconds");
+    assert!(seconds > 1e9, "{uptime}");
+    assert_eq!(bundle.exec_well(&["c", "readlink", "/proc/self/ns/time"]).out.trim(), link(&pid, "time"));
+    let mut refused = Bundle::new();
+    refused.spec["linux"]["timeOffsets"] = json!({ "boottime": { "secs": 1 } });
+    let answer = refused.run();
+    assert!(answer.err.contains("linux.timeOffsets is invalid"), "{}", answer.err);
+}
+
+#[test]
+fn the_processors_that_the_runtime_may_use_are_no_limit_of_the_container() {
+    use sys::rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let all = sched_getaffinity(None).expect("affinity");
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|at| all.is_set(*at)).expect("a processor"));
+    let mut bundle = Bundle::sh("grep Cpus_allowed: /proc/self/status");
+    let free = bundle.run_well().out;
+    // Of this thread alone, and of what it starts.
+    sched_setaffinity(None, &one).expect("set");
+    let limited = bundle.run_well().out;
+    bundle.sleeping();
+    let exec = bundle.exec_well(&["c", "grep", "Cpus_allowed:", "/proc/self/status"]).out;
+    sched_setaffinity(None, &all).expect("reset");
+    assert_eq!((&limited, &exec), (&free, &free));
+}
