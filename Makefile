@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 OUT    := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run stop build test check audit bench critest streams conformance conformance-spoil conformance-peer test-kubelet test-vm install uninstall needs
+.PHONY: help run stop build test check audit bench critest streams conformance conformance-spoil conformance-peer oci test-kubelet test-vm install uninstall needs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ conformance-spoil: build ## the suite's own test: each answer field spoilt, and 
 
 conformance-peer: ## the same suite on containerd, so that the suite itself is right (root, Go)
 	tests/conformance/run --runtime containerd
+
+oci: ## the validation programs of the OCI runtime-tools through our runtime's command line (root, Go)
+	$(CARGO) build --locked -p runner
+	tests/oci/run
 
 test-kubelet: build ## a stock kubelet 1.37 with the example's pod (root, Go)
 	tests/kubelet/run
