@@ -7,6 +7,7 @@ use types::{
     Timestamp,
     container::{ContainerSpec, GroupsPolicy, IdMapping, MountOption, PidMode, Propagation, Resources},
     pod::NsMode,
+    signal::Signal,
 };
 
 /// What Kubernetes calls the default handler's name in a status.
@@ -163,7 +164,7 @@ pub(crate) fn container_status(container: &ContainerView, log_trouble: Option<&s
         resources: Some(cri::ContainerResources { linux: Some(resources(plan.resources())), windows: None }),
         image_id: plan.image.id.clone(),
         user: Some(user(container)),
-        stop_signal: stop_signal(plan.stop_signal.number()),
+        stop_signal: stop_signal(plan.stop_signal),
     }
 }
 
@@ -268,13 +269,10 @@ fn user(container: &ContainerView) -> cri::ContainerUser {
 }
 
 /// The CRI's own numbers are those of the names in alphabetical order, not the kernel's.
-fn stop_signal(number: i32) -> i32 {
+fn stop_signal(signal: Signal) -> i32 {
     (0..=i32::from(u8::MAX))
         .filter_map(|n| cri::Signal::try_from(n).ok())
-        .find(|signal| {
-            let name = signal.as_str_name().trim_start_matches("SIGNAL_");
-            types::signal::Signal::parse(name).is_ok_and(|signal| signal.number() == number)
-        })
+        .find(|known| Signal::parse(known.as_str_name().trim_start_matches("SIGNAL_")) == Ok(signal))
         .map_or(0, Into::into)
 }
 
