@@ -86,13 +86,10 @@ pub(crate) fn mappings(lines: &[IdMapping]) -> Result<Vec<LinuxIdMapping>, SpecE
         .collect()
 }
 
-/// The image's VOLUMEs where its root is read-only: they can be written, as with the peers. They are parts
-/// of the container's own root, which are mounted over themselves; with a root that can be written there is
-/// nothing to do. What is mounted there, or above, is not touched.
+/// The image's VOLUMEs: directories that can be written, with what the image has there, as with the peers.
+/// They are parts of the container's own root, made where the image lacks them, and mounted over themselves.
+/// What is mounted there, or above, is not touched.
 fn image_volumes(input: &Input<'_>, asked: &[PathBuf], defaults: &[Mount]) -> Result<Vec<Mount>, SpecError> {
-    if !input.container.security.readonly_rootfs {
-        return Ok(Vec::new());
-    }
     let mut volumes: Vec<PathBuf> = input.image.volumes.iter().map(|volume| clean(volume)).collect();
     volumes.sort();
     volumes.dedup();
