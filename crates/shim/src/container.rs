@@ -71,6 +71,8 @@ pub(crate) struct Container {
     pub(crate) state: State,
     /// Its first process and its cgroup.
     pub(crate) process: Process,
+    /// How many of its processes had been killed for want of memory when it was last sent SIGKILL.
+    pub(crate) oom_kills_before: u64,
     /// Its outputs and its log.
     pub(crate) output: Output,
     /// Its standard input, as far as clients write to it.

@@ -17,6 +17,7 @@ mod framing;
 mod input;
 mod launch;
 mod logfile;
+mod oom;
 mod output;
 mod pause;
 mod pod;

@@ -5,6 +5,7 @@
 use crate::container::{DRAIN, Ending, RETRY, State};
 use crate::exitfile;
 use crate::framing::now_nanos;
+use crate::oom;
 use crate::serve::Shim;
 use crate::wire::{Payload, chain};
 use std::time::Instant;
@@ -28,7 +29,7 @@ impl Shim {
     pub(crate) fn reap(&mut self) {
         loop {
             match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) => self.ended(pid, code_of(status)),
+                Ok(Some((pid, status))) => self.ended(pid, code_of(status), status.signaled()),
                 Err(Errno::INTR) => {}
                 // Nobody is left, or nobody has ended.
                 Ok(None) | Err(_) => return,
@@ -36,7 +37,7 @@ impl Shim {
         }
     }
 
-    fn ended(&mut self, pid: Pid, code: u32) {
+    fn ended(&mut self, pid: Pid, code: u32, by_signal: bool) {
         if self.pause == Some(pid) {
             // The kernel killed every container of the namespace with it; their ends come by themselves.
             self.pause = None;
@@ -46,7 +47,7 @@ impl Shim {
         let number = pid.as_raw_nonzero().get().unsigned_abs();
         let found = self.containers.iter().position(|c| c.is_alive() && c.process.pid() == number);
         match found {
-            Some(index) => self.container_ended(index, code, String::new()),
+            Some(index) => self.container_ended(index, code, by_signal, String::new()),
             None if self.session_ended(pid, code) => {}
             None => self.exec_ended(pid, code),
         }
@@ -54,12 +55,12 @@ impl Shim {
 
     /// The program of a container could not be executed: it ends without having started.
     pub(crate) fn start_failed(&mut self, index: usize, message: String) {
-        self.container_ended(index, START_FAILED, message);
+        self.container_ended(index, START_FAILED, false, message);
     }
 
     /// The first process of a container has ended: nothing of it may go on, and what it wrote is
     /// brought to the log before its end is told.
-    fn container_ended(&mut self, index: usize, code: u32, message: String) {
+    fn container_ended(&mut self, index: usize, code: u32, by_signal: bool, message: String) {
         let container = &mut self.containers[index];
         if let Err(e) = container.process.cgroup().kill() {
             let text = format!("container {}: kill what its process left: {}", container.id, chain(&e));
@@ -67,8 +68,9 @@ impl Shim {
         }
         let container = &mut self.containers[index];
         // A kill for want of memory is told as such when it (or the shell that passes it on) ended it.
-        let oom_killed =
-            code == KILLED && container.process.cgroup().oom_kills().is_ok_and(|count| count > 0);
+        let end = oom::End { pid: container.process.pid(), by_signal, before: container.oom_kills_before };
+        let cause = if code == KILLED { oom::cause(container.process.cgroup(), end) } else { None };
+        let (oom_killed, message) = (cause.is_some(), cause.unwrap_or(message));
         container.input.close(&mut container.output.attached, &self.poll);
         let until = Instant::now() + DRAIN;
         container.state = State::Ending(Ending { code, at: now_nanos(), oom_killed, message, until });

@@ -158,6 +158,7 @@ impl Shim {
             stdin: request.stdin,
             state: State::Created,
             process,
+            oom_kills_before: 0,
             output: Output::new(log, stdout, stderr),
             input: input.map_or_else(Input::default, |target| Input::new(key, target, once)),
             terminal,
@@ -216,7 +217,11 @@ impl Shim {
         // Its program does not run yet, so nothing could handle the signal; and as the first process of
         // a PID namespace it would not even notice.
         let signal = if waits && ends(signal) { Signal::KILL } else { signal };
+        let kills = container.process.cgroup().oom_kills().unwrap_or(0);
         container.process.kill(signal, request.all)?;
+        if signal == Signal::KILL {
+            self.containers[index].oom_kills_before = kills;
+        }
         done()
     }
 

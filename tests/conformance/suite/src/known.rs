@@ -17,7 +17,6 @@ const CONTAINERD: &[(&str, &str)] = &[
     ("mounts: option \"\" is refused", OPTIONS),
     ("mounts: the reference of an image's volume is in the status", "KEP-5365 is not in it"),
     ("users: the largest uid", "it takes no uid above 2^31-1"),
-    ("users: the image's USER is taken (unlisted)", "it takes no uid above 2^31-1"),
     ("users: a negative supplemental group is refused", UNCHECKED),
     (
         "security: a capability by its kernel name is that one, or refused",
@@ -33,6 +32,10 @@ const CONTAINERD: &[(&str, &str)] = &[
     ("resources: an update of what has ended is refused", "it changes the record and succeeds"),
     (
         "resources: a child that is killed for memory is not the container's end",
+        "any OOM kill in the cgroup gives the reason, as server/events.go says",
+    ),
+    (
+        "resources: a child that was killed for memory does not make a later SIGKILL OOMKilled",
         "any OOM kill in the cgroup gives the reason, as server/events.go says",
     ),
     (

@@ -490,6 +490,23 @@ fn oom() -> Vec<Case> {
             },
         ),
         case(
+            "resources: a child that was killed for memory does not make a later SIGKILL OOMKilled",
+            "contract A.1 ContainerStatus: false positives of a child's OOM",
+            "res.memory_limit_in_bytes cs.reason",
+            |t: Test| async move {
+                let c = t
+                    .container(|c| {
+                        (c.res().memory_limit_in_bytes, c.res().memory_swap_limit_in_bytes) =
+                            (15 * MIB, 15 * MIB);
+                        c.script("trap : TERM; dd if=/dev/zero of=/dev/null bs=40M count=1; echo the child: $?; while :; do sleep 0.1; done");
+                    })
+                    .await?;
+                c.logged("the child: 137").await?;
+                c.stop(0).await?;
+                is("reason", c.ended_with(137).await?.reason, "Error")
+            },
+        ),
+        case(
             "resources: SIGKILL is not OOMKilled",
             "CRI ContainerStatus.reason",
             "cs.reason",
