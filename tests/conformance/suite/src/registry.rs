@@ -281,7 +281,8 @@ fn configured(shelf: &mut Shelf) {
         ("uid-gid", "1003:1004"),
         ("username-group", "alice:friends"),
         ("unknown", "nobody-knows"),
-        ("unlisted", "4294967294"),
+        ("unlisted", "2147483647"),
+        ("too-large", "2147483648"),
     ] {
         shelf.plain(&format!("user:{tag}"), json!({ "User": user }));
     }

@@ -19,7 +19,7 @@ pub fn cases() -> Vec<Case> {
         ("username", 1000, 1000, &[1000, 2000, 50000][..]),
         ("uid-gid", 1003, 1004, &[1004][..]),
         ("username-group", 1000, 2000, &[2000][..]),
-        ("unlisted", 4_294_967_294, 0, &[0][..]),
+        ("unlisted", 2_147_483_647, 0, &[0][..]),
     ] {
         let image = format!("user:{tag}");
         // The image's group replaces what /etc/group says only in some runtimes: the request's policy speaks of that.
@@ -45,6 +45,14 @@ pub fn cases() -> Vec<Case> {
         "",
         |t: Test| async move {
             refused("the container", of_image_tried(&t, "user:unknown", |_| {}).await?, &[]).map(|_| ())
+        },
+    ));
+    all.push(case(
+        "users: a USER that programs with signed ids would take for another is refused",
+        "CVE-2024-40635: an image's uid above 2^31-1 became root",
+        "",
+        |t: Test| async move {
+            refused("the container", of_image_tried(&t, "user:too-large", |_| {}).await?, &[]).map(|_| ())
         },
     ));
     all.push(case(
