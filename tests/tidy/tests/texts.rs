@@ -127,3 +127,28 @@ fn each_dependency_has_its_reason() {
         );
     }
 }
+
+#[test]
+fn each_test_that_the_documentation_names_is_there() {
+    let page = text(&top().join("docs/safety-tests.md"));
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let sources: String = files(&top().join("crates"), ".rs")
+        .iter()
+        .chain(&files(&top().join("tests"), ".rs"))
+        .map(|path| text(path))
+        .collect();
+    let mut named = 0;
+    for row in rows {
+        let tried = row.split(" | ").nth(1).unwrap_or_default();
+        let is_function = |name: &&str| name.contains('_') && !name.chars().any(char::is_uppercase);
+        for name in tried.split('`').skip(1).step_by(2).filter(is_function) {
+            assert!(sources.contains(&format!("fn {name}()")), "no test is named {name}");
+            named += 1;
+        }
+        for name in tried.split('"').skip(1).step_by(2) {
+            assert!(sources.contains(&format!("\"{name}\"")), "no case is named {name:?}");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "only {named} are named");
+}
