@@ -19,6 +19,9 @@ impl Config {
         if !self.container.seccomp_profile.as_os_str().is_empty() {
             plain("container.seccomp_profile", &self.container.seccomp_profile)?;
         }
+        for dir in &self.cdi.spec_dirs {
+            plain("cdi.spec_dirs", dir)?;
+        }
         group_name(&self.socket_group)?;
         cgroup_path("cgroup.parent", &self.cgroup.parent)?;
         within("registry.max_parallel_layers", self.registry.max_parallel_layers as u64, 1, 64)?;

@@ -43,6 +43,8 @@ pub struct Config {
     pub registry: Registry,
     /// Containers.
     pub container: Container,
+    /// Devices that their vendors describe.
+    pub cdi: Cdi,
     /// ExecSync.
     pub exec: Exec,
     /// Exec, Attach and PortForward.
@@ -146,6 +148,18 @@ pub struct Container {
     pub max_log_line: usize,
     /// File with the profile for RuntimeDefault; empty = built in.
     pub seccomp_profile: PathBuf,
+    /// A missing source of a mount becomes a directory; else it is an error.
+    pub create_missing_mount_sources: bool,
+    /// Device nodes belong to `run_as_user` and `run_as_group`; else to whom they belong on the host.
+    pub device_ownership_from_security_context: bool,
+}
+
+/// `[cdi]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cdi {
+    /// Directories of specifications, the last one counts most; those that are missing have none.
+    pub spec_dirs: Vec<PathBuf>,
 }
 
 /// `[exec]`.
@@ -206,6 +220,7 @@ impl Default for Config {
             network: Network::default(),
             registry: Registry::default(),
             container: Container::default(),
+            cdi: Cdi::default(),
             exec: Exec::default(),
             streaming: Streaming::default(),
             events: Events::default(),
@@ -238,7 +253,18 @@ impl Default for Registry {
 
 impl Default for Container {
     fn default() -> Self {
-        Container { max_log_line: 16 << 10, seccomp_profile: PathBuf::new() }
+        Container {
+            max_log_line: 16 << 10,
+            seccomp_profile: PathBuf::new(),
+            create_missing_mount_sources: true,
+            device_ownership_from_security_context: false,
+        }
+    }
+}
+
+impl Default for Cdi {
+    fn default() -> Self {
+        Cdi { spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()] }
     }
 }
 

@@ -21,6 +21,7 @@ use std::{error::Error, net::IpAddr, path::PathBuf, time::Duration};
 use types::{
     ContainerId, Timestamp,
     container::{ContainerSpec, ImageDefaults, ResolvedUser},
+    pod::PodSpec,
     signal::Signal,
 };
 
@@ -37,6 +38,12 @@ pub trait Host: Send + Sync + 'static {
     /// [`Fault::NotFound`] if the image is not in the store, [`Fault::Invalid`] if it has no such
     /// user or group, or its configuration cannot be used.
     fn image(&self, container: &ContainerSpec) -> impl Future<Output = Result<ImageFacts>> + Send;
+
+    /// Whether the profiles that a pod's own security context names can be used.
+    ///
+    /// # Errors
+    /// [`Fault::Invalid`] for one that is not there, or cannot be read.
+    fn check_pod(&self, pod: &PodSpec) -> impl Future<Output = Result<()>> + Send;
 
     /// The network configuration list that a new pod is attached with, as text: it is kept in the
     /// plan, because CNI DEL needs it as it was at ADD. Not asked for pods in the node's network.

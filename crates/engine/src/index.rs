@@ -162,7 +162,7 @@ impl Index {
         if inner.pods.len() >= most {
             return Err(EngineError::exhausted(format!("there are {most} pod sandboxes, the most allowed")));
         }
-        let id = PodId::from_random(unused(&inner.pods, random));
+        let id = unused_pod(&inner.pods, random);
         let handle = make(id);
         inner.add_pod(handle.clone(), name);
         Ok(Claim::New(handle))
@@ -306,6 +306,16 @@ fn unused<T>(entries: &BTreeMap<String, T>, random: impl Fn() -> [u8; 32]) -> [u
         let id = PodId::from_random(bytes);
         if starting(entries, id.short()).next().is_none() {
             return bytes;
+        }
+    }
+}
+
+/// An id with SELinux categories that no other pod has: no pod reaches another's files.
+fn unused_pod(pods: &BTreeMap<String, PodEntry>, random: impl Fn() -> [u8; 32]) -> PodId {
+    loop {
+        let id = PodId::from_random(unused(pods, &random));
+        if pods.values().all(|pod| pod.handle.id.categories() != id.categories()) {
+            return id;
         }
     }
 }

@@ -109,14 +109,8 @@ async fn build(config: &Config) -> anyhow::Result<Built> {
     let network = Arc::new(Network::load(network_options(config)).context("the network cannot be set up")?);
     let pins = Pins::mount(&config.state).context("namespaces cannot be pinned")?;
     let program = Arc::new(shimlink::Program::open(&shim_path()?).context("the shim cannot be opened")?);
-    let host = LinuxHost::new(
-        Arc::clone(&images),
-        Arc::clone(&network),
-        pins.clone(),
-        program,
-        mounts,
-        &config.state,
-    );
+    let host =
+        LinuxHost::new(Arc::clone(&images), Arc::clone(&network), pins.clone(), program, mounts, config);
     let engine = Engine::start(Parts {
         host,
         store,
@@ -332,7 +326,16 @@ fn node(config: &Config, built: &Built) -> Node {
         "cgroupDriver": "cgroupfs",
         "fallbackNetwork": config.network.fallback,
         "registryDir": config.registry.dir,
+        "createMissingMountSources": config.container.create_missing_mount_sources,
+        "deviceOwnershipFromSecurityContext": config.container.device_ownership_from_security_context,
+        "cdiSpecDirs": config.cdi.spec_dirs,
     });
+    let mut remarks = Vec::new();
+    if config.container.create_missing_mount_sources {
+        remarks.push(
+            "missing sources of mounts are made as directories (create_missing_mount_sources)".to_owned(),
+        );
+    }
     Node {
         network: Box::new(move || {
             let network = Arc::clone(&network);
@@ -346,10 +349,7 @@ fn node(config: &Config, built: &Built) -> Node {
             })
         }),
         info: BTreeMap::from([("config".to_owned(), settings.to_string())]),
-        remarks: vec![
-            "containers are not confined by AppArmor".to_owned(),
-            "missing sources of mounts are made as directories (create_missing_mount_sources)".to_owned(),
-        ],
+        remarks,
         statuses_in_pod_status: config.events.in_pod_status,
         stats: stats::Reader::new(),
     }

@@ -34,14 +34,18 @@ use sys::{
 /// [`RunnerError`]: a field that is refused is found before anything is made.
 pub fn create(request: CreateRequest<'_>) -> Result<Created, RunnerError> {
     let group = cgroup_path(request.spec)?;
-    let places =
-        Places { bundle: request.bundle, rootfs: &request.rootfs, cgroups: request.cgroups, group: &group };
+    let labelled = plan::label::apply(request.spec, &request.rootfs)?;
+    let (spec, rootfs) = match &labelled {
+        Some((spec, rootfs)) => (spec, rootfs.as_slice()),
+        None => (request.spec, request.rootfs.as_slice()),
+    };
+    let places = Places { bundle: request.bundle, rootfs, cgroups: request.cgroups, group: &group };
     if !request.bundle.is_absolute() {
         return Err(RunnerError::invalid("bundle", "it is not an absolute path"));
     }
     let filter = filter(request.spec, request.seccomp_cache)?;
     let hooks = Hooks::new(request.spec, request.id, request.bundle)?;
-    let mut plan = Plan::new(request.spec, &places, filter)?;
+    let mut plan = Plan::new(spec, &places, filter)?;
     plan::mounts::map_ids(&mut plan.mounts)?;
     let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let cgroup = Cgroup::create(request.cgroups, &group, resources);

@@ -4,6 +4,7 @@
 //! open, and all that could be refused was refused before it, its cgroup and its mounts existed.
 
 pub(crate) mod devices;
+pub(crate) mod label;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod options;

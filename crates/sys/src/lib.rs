@@ -14,6 +14,7 @@ pub mod exec;
 pub mod file;
 pub mod heap;
 pub mod keyring;
+pub mod label;
 pub mod landlock;
 pub mod mount;
 pub mod namespace;

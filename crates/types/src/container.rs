@@ -1,6 +1,6 @@
 //! What a container is asked to be: the CRI's `ContainerConfig` after it was checked.
 
-use crate::{Labels, pod::NsMode, signal::Signal};
+use crate::{Labels, cdi::CdiName, pod::NsMode, signal::Signal};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -27,6 +27,9 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Devices of the host.
     pub devices: Vec<Device>,
+    /// Devices that specifications of their vendors describe (KEP-4009), each once, in the order asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cdi_devices: Vec<CdiName>,
     /// Returned unaltered.
     pub labels: Labels,
     /// Returned unaltered.

@@ -91,6 +91,23 @@ id!(
     ContainerId
 );
 
+impl PodId {
+    /// The pod's pair of SELinux categories, of 1024, the smaller one first. It follows from the id alone, in
+    /// every version of peapod; who makes ids sees to it that no two pods have the same pair.
+    #[must_use]
+    pub fn categories(&self) -> (u16, u16) {
+        // FNV-1a: what hash it is does not matter, but it must stay the same.
+        let hash = self.0.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let first = hash % 1024;
+        // One of the other 1023.
+        let second = (first + 1 + (hash >> 20) % 1023) % 1024;
+        let cut = |category: u64| u16::try_from(category).unwrap_or(0);
+        (cut(first.min(second)), cut(first.max(second)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +119,16 @@ mod tests {
         for bad in ["", "../x", "/", "\0", &good[1..], &good.to_uppercase(), &format!("{good}0"), "ａ"] {
             assert!(PodId::parse(bad).is_err(), "{bad:?} was taken");
         }
+    }
+
+    #[test]
+    fn each_id_has_two_different_categories_that_never_change() {
+        let of = |byte| PodId::from_random([byte; 32]).categories();
+        for byte in 0..=u8::MAX {
+            let (first, second) = of(byte);
+            assert!(first < second && second < 1024, "{first} {second}");
+        }
+        assert_eq!(of(7), (128, 933), "levels of pods that run would not be theirs any more");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! field is only ever added with `#[serde(default)]`.
 #![forbid(unsafe_code)]
 
+pub mod cdi;
 mod clock;
 pub mod container;
 mod digest;

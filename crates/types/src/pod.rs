@@ -1,6 +1,9 @@
 //! What a pod sandbox is asked to be: the CRI's `PodSandboxConfig` after it was checked.
 
-use crate::{Labels, container::Resources};
+use crate::{
+    Labels,
+    container::{AppArmorProfile, Resources, SeccompProfile, SelinuxLabel},
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -41,8 +44,8 @@ pub struct PodSpec {
     pub resources: Option<Resources>,
     /// `linux.overhead`.
     pub overhead: Option<Resources>,
-    /// The sandbox's own security context (user, groups, read-only rootfs, seccomp) as asked: there
-    /// is no pause container that it would confine, but for a shared PID namespace.
+    /// The sandbox's own security context as asked: there is no pause container that it would confine, but
+    /// for a shared PID namespace.
     #[serde(default)]
     pub security: SandboxSecurity,
 }
@@ -54,6 +57,15 @@ pub struct SandboxSecurity {
     pub run_as_user: Option<u32>,
     /// `run_as_group`; never without a user.
     pub run_as_group: Option<u32>,
+    /// Looked at, so that a pod is not made for containers that will ask for it in vain.
+    #[serde(default)]
+    pub seccomp: SeccompProfile,
+    /// Likewise.
+    #[serde(default)]
+    pub apparmor: AppArmorProfile,
+    /// Also of the pod's containers that ask for no label of their own.
+    #[serde(default)]
+    pub selinux: Option<SelinuxLabel>,
 }
 
 /// `DNSConfig`: lines of /etc/resolv.conf, each checked to be one line.

@@ -2,7 +2,8 @@
 
 use super::{Bad, mount, resources::resources, security, text};
 use api::cri;
-use types::{container::ContainerSpec, signal::Signal};
+use std::collections::BTreeSet;
+use types::{cdi::CdiName, container::ContainerSpec, signal::Signal};
 
 /// Mounts or devices of one container.
 const MOST_MOUNTS: usize = 10_000;
@@ -16,9 +17,6 @@ pub(crate) fn container(config: Option<&cri::ContainerConfig>) -> Result<Contain
     let image = config.image.clone().unwrap_or_default();
     if config.windows.is_some() {
         return Err(Bad::field("config.windows", "this is a Linux node"));
-    }
-    if !config.cdi_devices.is_empty() {
-        return Err(Bad::refused("config.CDI_devices", "a CDI device"));
     }
     if !["", "peapod"].contains(&image.runtime_handler.as_str()) {
         return Err(Bad::field("config.image.runtime_handler", "is not configured"));
@@ -43,6 +41,7 @@ pub(crate) fn container(config: Option<&cri::ContainerConfig>) -> Result<Contain
         envs: envs(&config.envs)?,
         mounts: each("config.mounts", &config.mounts, mount::mount)?,
         devices: each("config.devices", &config.devices, mount::device)?,
+        cdi_devices: cdi_devices(&config.cdi_devices)?,
         labels: text::labels("config.labels", &config.labels)?,
         annotations: text::labels("config.annotations", &config.annotations)?,
         log_path: log_path(&config.log_path)?,
@@ -65,6 +64,17 @@ fn each<A, B>(field: &str, asked: &[A], parse: fn(&str, &A) -> Result<B, Bad>) -
         return Err(Bad::field(field, format!("are {}, at most {MOST_MOUNTS} are taken", asked.len())));
     }
     asked.iter().enumerate().map(|(index, item)| parse(&format!("{field}[{index}]"), item)).collect()
+}
+
+/// The same one twice is one: kubelets have sent that (kubernetes#140274).
+fn cdi_devices(asked: &[cri::CdiDevice]) -> Result<Vec<CdiName>, Bad> {
+    let parse = |field: &str, device: &cri::CdiDevice| {
+        CdiName::parse(&device.name).map_err(|bad| Bad::field(format!("{field}.name"), bad.to_string()))
+    };
+    let mut seen = BTreeSet::new();
+    let mut all = each("config.CDI_devices", asked, parse)?;
+    all.retain(|name| seen.insert(name.clone()));
+    Ok(all)
 }
 
 fn argv(field: &str, asked: &[String]) -> Result<Vec<String>, Bad> {

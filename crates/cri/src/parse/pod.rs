@@ -56,14 +56,14 @@ pub(crate) fn pod(config: Option<&cri::PodSandboxConfig>, handler: &str) -> Resu
     })
 }
 
-/// Who the sandbox's own process would run as; profiles and groups are checked for form only, as
-/// there is no pause container that they would confine.
+/// Who the sandbox's own process would run as, and what would confine it: there is no pause container, but
+/// whether the profiles can be used is looked at, and its label is that of the pod.
 fn sandbox_security(field: &str, asked: &cri::LinuxSandboxSecurityContext) -> Result<SandboxSecurity, Bad> {
     let at = |name: &str| format!("{field}.{name}");
-    security::selinux(&at("selinux_options"), asked.selinux_options.as_ref())?;
-    security::apparmor(&at("apparmor"), asked.apparmor.as_ref(), "")?;
+    let selinux = security::selinux(&at("selinux_options"), asked.selinux_options.as_ref())?;
+    let apparmor = security::apparmor(&at("apparmor"), asked.apparmor.as_ref(), "")?;
     #[expect(deprecated, reason = "an older client names the profile in the deprecated field only")]
-    security::seccomp(&at("seccomp"), asked.seccomp.as_ref(), &asked.seccomp_profile_path)?;
+    let seccomp = security::seccomp(&at("seccomp"), asked.seccomp.as_ref(), &asked.seccomp_profile_path)?;
     security::groups(&at("supplemental_groups"), &asked.supplemental_groups)?;
     security::policy(&at("supplemental_groups_policy"), asked.supplemental_groups_policy)?;
     let user = asked.run_as_user.as_ref().map(|u| security::id(&at("run_as_user"), u.value)).transpose()?;
@@ -72,7 +72,7 @@ fn sandbox_security(field: &str, asked: &cri::LinuxSandboxSecurityContext) -> Re
     if group.is_some() && user.is_none() {
         return Err(Bad::field(at("run_as_group"), "is given without run_as_user"));
     }
-    Ok(SandboxSecurity { run_as_user: user, run_as_group: group })
+    Ok(SandboxSecurity { run_as_user: user, run_as_group: group, seccomp, apparmor, selinux })
 }
 
 /// At most HOST_NAME_MAX (64) bytes of letters, digits, dots and hyphens; empty = the node's.

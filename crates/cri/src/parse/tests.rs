@@ -162,8 +162,8 @@ fn each_bad_field_of_a_container_is_named() {
     container_refused(|c| c.log_path = "/x".to_owned(), "config.log_path");
     container_refused(|c| c.stop_signal = 999, "config.stop_signal");
     container_refused(
-        |c| c.cdi_devices = vec![cri::CdiDevice { name: "v/c=d".to_owned() }],
-        "config.CDI_devices",
+        |c| c.cdi_devices = vec![cri::CdiDevice { name: "v/c".to_owned() }],
+        "config.CDI_devices[0].name",
     );
     container_refused(
         |c| c.envs = vec![cri::KeyValue { key: "A=B".to_owned(), value: vec![] }],

@@ -8,7 +8,8 @@ use crate::host::{
 };
 use std::net::IpAddr;
 use types::{
-    container::{ContainerSpec, RunAs},
+    container::{ContainerSpec, RunAs, SeccompProfile},
+    pod::PodSpec,
     signal::Signal,
 };
 
@@ -56,6 +57,15 @@ impl Host for FakeHost {
             return Err(HostError::new(doing, Fault::Invalid("run_as_username")));
         }
         Ok(ImageFacts { id: "sha256:1".to_owned(), reference: IMAGE.to_owned(), ..ImageFacts::default() })
+    }
+
+    async fn check_pod(&self, pod: &PodSpec) -> Result<()> {
+        match &pod.security.seccomp {
+            SeccompProfile::Localhost(path) => {
+                Err(HostError::new(path.display().to_string(), Fault::Invalid("seccomp")))
+            }
+            SeccompProfile::Unconfined | SeccompProfile::RuntimeDefault => Ok(()),
+        }
     }
 
     async fn network_plan(&self) -> Result<String> {

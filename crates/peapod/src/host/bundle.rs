@@ -1,13 +1,22 @@
 //! The bundle that a shim makes a container of: config.json, completed with what wants a look at the
 //! host, and the sources of bind mounts.
 
-use super::{blocking::failed, devices, lsm::Modules, pod, sources, volumes};
+use super::{
+    blocking::failed,
+    cdi, devices,
+    lsm::Modules,
+    pod,
+    policy::Policy,
+    selinux::{self, Labels, Selinux},
+    sources, volumes,
+};
 use engine::host::{ContainerPlan, Fault, HostError, OciSpec, PodPlan, Result};
 use oci_spec::runtime::{Capabilities, Linux, LinuxSeccomp};
 use std::{
     fs,
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
 };
 use types::container::SeccompProfile;
 
@@ -15,12 +24,13 @@ use types::container::SeccompProfile;
 const CPUS: &str = "/sys/devices/system/cpu";
 
 /// Writes `config.json`; the directory is private, and replaced whole by the next try.
-pub(super) fn write(pod: &PodPlan, plan: &ContainerPlan, mut spec: OciSpec) -> Result<()> {
-    complete(plan, &mut spec)?;
+pub(super) fn write(pod: &PodPlan, plan: &ContainerPlan, mut spec: OciSpec, policy: &Policy) -> Result<()> {
+    complete(plan, &mut spec, policy)?;
     confine(plan, &mut spec)?;
     name_the_host(pod, &mut spec);
-    sources::prepare(plan)?;
-    mount_image_volumes(plan, &mut spec)?;
+    sources::prepare(plan, policy.make_sources)?;
+    let labels = label(pod, plan, &mut spec)?;
+    mount_image_volumes(plan, &mut spec, labels.as_ref())?;
     make_log_directory(plan)?;
     fs::DirBuilder::new()
         .recursive(true)
@@ -41,37 +51,48 @@ pub(super) fn write(pod: &PodPlan, plan: &ContainerPlan, mut spec: OciSpec) -> R
 }
 
 /// Device nodes with their numbers, and the filter for the capabilities that the container has.
-fn complete(plan: &ContainerPlan, spec: &mut OciSpec) -> Result<()> {
+fn complete(plan: &ContainerPlan, spec: &mut OciSpec, policy: &Policy) -> Result<()> {
     let mut given = devices::asked(&plan.spec.devices)?;
+    if policy.own_devices {
+        devices::own(&mut given, &plan.spec.security, &plan.image.user);
+    }
     if plan.spec.security.privileged {
         given.extend(devices::of_the_host()?);
     }
+    devices::add(spec, given);
+    cdi::give(&policy.cdi_dirs, &plan.spec.cdi_devices, spec)?;
     let bounding = spec
         .process()
         .as_ref()
         .and_then(|process| process.capabilities().as_ref())
         .and_then(|sets| sets.bounding().clone())
         .unwrap_or_default();
-    let filter = filter(plan, &bounding)?;
+    let filter = filter(plan, &bounding, policy)?;
     let mut linux = spec.linux().clone().unwrap_or_default();
     linux.set_seccomp(filter);
     hide_throttling(&mut linux);
-    if !given.is_empty() {
-        let mut resources = linux.resources().clone().unwrap_or_default();
-        let mut rules = resources.devices().clone().unwrap_or_default();
-        rules.extend(given.iter().map(|device| device.rule.clone()));
-        resources.set_devices(Some(rules));
-        linux.set_resources(Some(resources));
-        linux.set_devices(Some(given.into_iter().map(|device| device.node).collect()));
-    }
     spec.set_linux(Some(linux));
     Ok(())
+}
+
+/// SELinux labels, where the host has it, in the specification and on what the container is given.
+fn label(pod: &PodPlan, plan: &ContainerPlan, spec: &mut OciSpec) -> Result<Option<Labels>> {
+    let selinux = Selinux::of_the_host();
+    if let Some(labels) = selinux.of_pod(pod)? {
+        // The files of the pod's own, which all of its containers read.
+        for path in [&pod.paths.hosts, &pod.paths.hostname, &pod.paths.resolv_conf] {
+            selinux::relabel_file(path, &labels)?;
+        }
+    }
+    let Some(labels) = selinux.of_container(pod, plan)? else { return Ok(None) };
+    selinux::name(&labels, spec);
+    selinux::relabel(plan, &labels)?;
+    Ok(Some(labels))
 }
 
 /// What the host's security modules shall do.
 fn confine(plan: &ContainerPlan, spec: &mut OciSpec) -> Result<()> {
     let modules = Modules::of_the_host();
-    modules.check_label(plan)?;
     let profile = modules.profile(plan)?;
     if let Some(process) = spec.process_mut() {
         process.set_apparmor_profile(profile);
@@ -111,28 +132,39 @@ fn hide_throttling(linux: &mut Linux) {
 }
 
 /// The profile for the capabilities that the container has.
-fn filter(plan: &ContainerPlan, bounding: &Capabilities) -> Result<Option<LinuxSeccomp>> {
+fn filter(plan: &ContainerPlan, bounding: &Capabilities, policy: &Policy) -> Result<Option<LinuxSeccomp>> {
     if plan.spec.security.privileged {
         // It has no filter, whatever profile came along (CRI comment).
         return Ok(None);
     }
     match &plan.spec.security.seccomp {
         SeccompProfile::Unconfined => Ok(None),
-        SeccompProfile::RuntimeDefault => Ok(Some(seccomp::default_profile(bounding))),
-        SeccompProfile::Localhost(path) => seccomp::read_profile(path, bounding).map(Some).map_err(|error| {
-            HostError::because(
-                format!("cannot use the localhost profile {}", path.display()),
-                Fault::Invalid("config.linux.security_context.seccomp.localhost_ref"),
-                error,
-            )
-        }),
+        SeccompProfile::RuntimeDefault => match &policy.seccomp {
+            None => Ok(Some(seccomp::default_profile(bounding))),
+            Some(path) => {
+                let doing = || format!("cannot use container.seccomp_profile, {}", path.display());
+                seccomp::read_profile(path, bounding).map(Some).map_err(|error| failed(doing())(error))
+            }
+        },
+        SeccompProfile::Localhost(path) => localhost_filter(path, bounding).map(Some),
     }
 }
 
+/// A profile file of the host that the request names.
+pub(super) fn localhost_filter(path: &Path, bounding: &Capabilities) -> Result<LinuxSeccomp> {
+    seccomp::read_profile(path, bounding).map_err(|error| {
+        HostError::because(
+            format!("cannot use the localhost profile {}", path.display()),
+            Fault::Invalid("config.linux.security_context.seccomp.localhost_ref"),
+            error,
+        )
+    })
+}
+
 /// Has the specification name the content of image volumes as it was found.
-fn mount_image_volumes(plan: &ContainerPlan, spec: &mut OciSpec) -> Result<()> {
+fn mount_image_volumes(plan: &ContainerPlan, spec: &mut OciSpec, labels: Option<&Labels>) -> Result<()> {
     let mut mounts = spec.mounts().clone().unwrap_or_default();
-    volumes::mount_all(plan, |place, content| {
+    volumes::mount_all(plan, labels.map(|labels| labels.files.as_str()), |place, content| {
         for mount in mounts.iter_mut().filter(|mount| mount.source().as_deref() == Some(place)) {
             mount.set_source(Some(content.clone()));
         }

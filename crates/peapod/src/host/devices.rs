@@ -1,7 +1,7 @@
 //! Device nodes of the host that a container is given.
 
 use super::blocking::failed;
-use engine::host::{Fault, HostError, Result};
+use engine::host::{Fault, HostError, OciSpec, Result};
 use oci_spec::runtime::{
     LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
 };
@@ -10,7 +10,7 @@ use std::{
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
-use types::container::Device;
+use types::container::{Device, ResolvedUser, Security};
 
 /// Nodes of one container.
 const MOST: usize = 4096;
@@ -19,8 +19,8 @@ const NOT_DEVICES: [&str; 8] = ["pts", "shm", "mqueue", "fd", "console", "ptmx",
 
 /// A node and the rule that lets it be used.
 pub(super) struct Given {
-    pub(super) node: LinuxDevice,
-    pub(super) rule: LinuxDeviceCgroup,
+    node: LinuxDevice,
+    rule: Option<LinuxDeviceCgroup>,
 }
 
 /// The nodes that were asked for; a directory means all nodes beneath it.
@@ -89,32 +89,101 @@ fn beneath(host: &Path, inside: &Path, permissions: &str, skip: &[&str], all: &m
 }
 
 fn given(found: &fs::Metadata, inside: &Path, permissions: &str) -> Result<Option<Given>> {
-    let kind = match found.file_type() {
-        kind if kind.is_char_device() => LinuxDeviceType::C,
-        kind if kind.is_block_device() => LinuxDeviceType::B,
-        _ => return Ok(None),
-    };
-    let (major, minor) =
-        (i64::from(sys::rustix::fs::major(found.rdev())), i64::from(sys::rustix::fs::minor(found.rdev())));
-    let node = LinuxDeviceBuilder::default()
-        .path(inside)
-        .typ(kind)
-        .major(major)
-        .minor(minor)
-        .file_mode(found.mode() & 0o7777)
-        .uid(found.uid())
-        .gid(found.gid())
-        .build()
-        .map_err(failed("a device cannot be described"))?;
-    let rule = LinuxDeviceCgroupBuilder::default()
-        .allow(true)
-        .typ(kind)
-        .major(major)
-        .minor(minor)
-        .access(permissions)
-        .build()
-        .map_err(failed("a device rule cannot be described"))?;
-    Ok(Some(Given { node, rule }))
+    Node::of(found, inside).map(|node| node.given(permissions)).transpose()
+}
+
+/// What a node shall be.
+pub(super) struct Node<'a> {
+    /// Inside.
+    pub(super) path: &'a Path,
+    pub(super) kind: LinuxDeviceType,
+    pub(super) major: i64,
+    pub(super) minor: i64,
+    pub(super) mode: Option<u32>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+}
+
+impl<'a> Node<'a> {
+    /// That of the host at another place; `None` for what is no device.
+    pub(super) fn of(found: &fs::Metadata, path: &'a Path) -> Option<Node<'a>> {
+        let kind = match found.file_type() {
+            kind if kind.is_char_device() => LinuxDeviceType::C,
+            kind if kind.is_block_device() => LinuxDeviceType::B,
+            _ => return None,
+        };
+        Some(Node {
+            path,
+            kind,
+            major: i64::from(sys::rustix::fs::major(found.rdev())),
+            minor: i64::from(sys::rustix::fs::minor(found.rdev())),
+            mode: Some(found.mode() & 0o7777),
+            uid: Some(found.uid()),
+            gid: Some(found.gid()),
+        })
+    }
+
+    /// It, with the rule that lets it be used; a FIFO needs none.
+    pub(super) fn given(&self, permissions: &str) -> Result<Given> {
+        let mut node =
+            LinuxDeviceBuilder::default().path(self.path).typ(self.kind).major(self.major).minor(self.minor);
+        if let Some(mode) = self.mode {
+            node = node.file_mode(mode);
+        }
+        if let Some(uid) = self.uid {
+            node = node.uid(uid);
+        }
+        if let Some(gid) = self.gid {
+            node = node.gid(gid);
+        }
+        let kind = match self.kind {
+            LinuxDeviceType::U => LinuxDeviceType::C,
+            kind => kind,
+        };
+        let rule = LinuxDeviceCgroupBuilder::default()
+            .allow(true)
+            .typ(kind)
+            .major(self.major)
+            .minor(self.minor)
+            .access(permissions)
+            .build()
+            .map_err(failed("a device rule cannot be described"))?;
+        Ok(Given {
+            node: node.build().map_err(failed("a device cannot be described"))?,
+            rule: (self.kind != LinuxDeviceType::P).then_some(rule),
+        })
+    }
+}
+
+/// Adds nodes, and lets them be used; one that is there at the same place is replaced.
+pub(super) fn add(spec: &mut OciSpec, given: Vec<Given>) {
+    if given.is_empty() {
+        return;
+    }
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let mut resources = linux.resources().clone().unwrap_or_default();
+    let mut rules = resources.devices().clone().unwrap_or_default();
+    let mut nodes = linux.devices().clone().unwrap_or_default();
+    for Given { node, rule } in given {
+        rules.extend(rule);
+        nodes.retain(|known| known.path() != node.path());
+        nodes.push(node);
+    }
+    resources.set_devices(Some(rules));
+    linux.set_resources(Some(resources)).set_devices(Some(nodes));
+    spec.set_linux(Some(linux));
+}
+
+/// Has the nodes belong to whom the container runs as, as far as the request says who that is.
+pub(super) fn own(given: &mut [Given], security: &Security, user: &ResolvedUser) {
+    for Given { node, .. } in given {
+        if security.user.is_some() {
+            node.set_uid(Some(user.uid));
+        }
+        if security.group.is_some() {
+            node.set_gid(Some(user.gid));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Security modules of the host: AppArmor profiles and SELinux labels.
+//! AppArmor profiles of the host. SELinux has a module of its own.
 //!
 //! | host | asked for | done |
 //! |---|---|---|
@@ -6,10 +6,8 @@
 //! | | a localhost profile | an error |
 //! | with AppArmor | RuntimeDefault or nothing | [`DEFAULT`], which is loaded if it is not |
 //! | | a localhost profile | that one; an error if it is not loaded |
-//! | without SELinux | a label | nothing: there is nothing that it would mean something to |
-//! | with SELinux | a label | an error: this version sets none |
 //!
-//! A privileged container is confined by neither (CRI comment).
+//! A privileged container is not confined (CRI comment).
 
 use super::blocking::failed;
 use engine::host::{ContainerPlan, Fault, HostError, Result};
@@ -47,10 +45,6 @@ impl Modules {
         fs::read_to_string(enabled).is_ok_and(|text| text.trim() == "Y")
     }
 
-    fn has_selinux(&self) -> bool {
-        fs::symlink_metadata(self.root.join("sys/fs/selinux/enforce")).is_ok()
-    }
-
     /// `name (mode)` in each line of the kernel's list.
     fn is_loaded(&self, name: &str) -> Result<bool> {
         let path = self.root.join("sys/kernel/security/apparmor/profiles");
@@ -67,19 +61,24 @@ impl Modules {
         if security.privileged {
             return Ok(None);
         }
+        match &security.apparmor {
+            AppArmorProfile::Unconfined => Ok(None),
+            AppArmorProfile::Localhost(name) => self.localhost(name).map(Some),
+            AppArmorProfile::RuntimeDefault if self.has_apparmor() => self.default_profile(),
+            AppArmorProfile::RuntimeDefault => Ok(None),
+        }
+    }
+
+    /// A profile that the request names.
+    pub(super) fn localhost(&self, name: &str) -> Result<String> {
         const FIELD: &str = "config.linux.security_context.apparmor.localhost_ref";
-        match (&security.apparmor, self.has_apparmor()) {
-            (AppArmorProfile::Unconfined, _) | (AppArmorProfile::RuntimeDefault, false) => Ok(None),
-            (AppArmorProfile::Localhost(name), false) => Err(HostError::new(
-                format!("the AppArmor profile `{name}` cannot be used: this node has no AppArmor"),
-                Fault::Invalid(FIELD),
-            )),
-            (AppArmorProfile::Localhost(name), true) if self.is_loaded(name)? => Ok(Some(name.clone())),
-            (AppArmorProfile::Localhost(name), true) => Err(HostError::new(
-                format!("the AppArmor profile `{name}` is not loaded on this node"),
-                Fault::Invalid(FIELD),
-            )),
-            (AppArmorProfile::RuntimeDefault, true) => self.default_profile(),
+        let unusable = |why: &str| {
+            Err(HostError::new(format!("the AppArmor profile `{name}` {why}"), Fault::Invalid(FIELD)))
+        };
+        match self.has_apparmor() {
+            false => unusable("cannot be used: this node has no AppArmor"),
+            true if self.is_loaded(name)? => Ok(name.to_owned()),
+            true => unusable("is not loaded on this node"),
         }
     }
 
@@ -95,18 +94,6 @@ impl Modules {
         };
         load(&parser)?;
         Ok(Some(DEFAULT.to_owned()))
-    }
-
-    /// A label is not ignored where it would mean something.
-    pub(super) fn check_label(&self, plan: &ContainerPlan) -> Result<()> {
-        let security = &plan.spec.security;
-        if security.selinux.is_none() || security.privileged || !self.has_selinux() {
-            return Ok(());
-        }
-        Err(HostError::new(
-            "this version of peapod sets no SELinux labels",
-            Fault::Invalid("config.linux.security_context.selinux_options"),
-        ))
     }
 }
 
@@ -135,7 +122,7 @@ fn load(parser: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
-    use types::container::{ContainerSpec, Security, SelinuxLabel};
+    use types::container::{ContainerSpec, Security};
 
     /// A machine of files.
     struct Fake(PathBuf);
@@ -242,22 +229,5 @@ mod tests {
         program("#!/bin/sh\nexit 1\n");
         assert_eq!(fake.profile(AppArmorProfile::RuntimeDefault, false), default, "it is there already");
         assert_eq!(fake.profile(localhost(DEFAULT), false), default);
-    }
-
-    #[test]
-    fn a_label_is_refused_only_where_it_would_mean_something() {
-        let fake = Fake::new("selinux");
-        let label = Some(SelinuxLabel { level: "s0:c1,c2".to_owned(), ..SelinuxLabel::default() });
-        let check = |selinux: &Option<SelinuxLabel>, privileged| {
-            let security = Security { selinux: selinux.clone(), privileged, ..Security::default() };
-            Modules { root: fake.0.clone() }.check_label(&plan(security)).map_err(|error| error.fault)
-        };
-        assert_eq!(check(&label, false), Ok(()));
-        fake.put("sys/fs/selinux/enforce", "1");
-        assert_eq!(
-            check(&label, false),
-            Err(Fault::Invalid("config.linux.security_context.selinux_options"))
-        );
-        assert_eq!((check(&None, false), check(&label, true)), (Ok(()), Ok(())));
     }
 }

@@ -5,12 +5,15 @@
 
 mod blocking;
 mod bundle;
+mod cdi;
 mod container;
 mod devices;
 mod files;
 mod lsm;
 mod network;
 mod pod;
+mod policy;
+mod selinux;
 mod shims;
 mod sources;
 mod target;
@@ -19,6 +22,7 @@ mod volumes;
 
 use blocking::blocking;
 use cgroup::Mounts;
+use config::Config;
 use engine::{
     Host,
     host::{
@@ -28,9 +32,10 @@ use engine::{
 };
 use image::Images;
 use net::{Network, netns::Pins};
+use policy::Policy;
 use shims::Shims;
 use std::{path::PathBuf, sync::Arc};
-use types::{container::ContainerSpec, signal::Signal};
+use types::{container::ContainerSpec, pod::PodSpec, signal::Signal};
 
 /// What the host is made of.
 #[derive(Debug)]
@@ -42,26 +47,41 @@ pub(crate) struct LinuxHost {
     mounts: Mounts,
     /// `<state>/groups`: cgroups that were still in use when their maker left.
     groups: PathBuf,
+    policy: Arc<Policy>,
 }
 
 impl LinuxHost {
-    /// Puts the rooms together. `state` is the daemon's state directory.
+    /// Puts the rooms together.
     pub(crate) fn new(
         images: Arc<Images>,
         network: Arc<Network>,
         pins: Pins,
         program: Arc<shimlink::Program>,
         mounts: Mounts,
-        state: &std::path::Path,
+        config: &Config,
     ) -> LinuxHost {
+        let state = &config.state;
         let shims = Shims::new(program, state.join("seccomp"));
-        LinuxHost { images, network, pins, shims, mounts, groups: state.join("groups") }
+        LinuxHost {
+            images,
+            network,
+            pins,
+            shims,
+            mounts,
+            groups: state.join("groups"),
+            policy: Arc::new(config.into()),
+        }
     }
 }
 
 impl Host for LinuxHost {
     async fn image(&self, container: &ContainerSpec) -> Result<ImageFacts> {
         container::image(&self.images, container).await
+    }
+
+    async fn check_pod(&self, spec: &PodSpec) -> Result<()> {
+        let spec = spec.clone();
+        blocking("looking at the pod's profiles", move || pod::check_profiles(&spec)).await
     }
 
     async fn network_plan(&self) -> Result<String> {
@@ -146,7 +166,8 @@ impl Host for LinuxHost {
         _rootfs: Rootfs,
     ) -> Result<Created> {
         let (pod_plan, plan, oci) = (pod.clone(), container.clone(), spec.clone());
-        blocking("writing the bundle", move || bundle::write(&pod_plan, &plan, oci)).await?;
+        let policy = Arc::clone(&self.policy);
+        blocking("writing the bundle", move || bundle::write(&pod_plan, &plan, oci, &policy)).await?;
         let pid = self.shims.create(pod, container).await?;
         target::check(pod, container, spec, pid)?;
         if !container.image.volumes.is_empty() {

@@ -1,8 +1,14 @@
 //! A pod's directories, files and cgroup.
 
-use super::{blocking::failed, files};
+use super::{
+    blocking::failed,
+    bundle, files,
+    lsm::Modules,
+    selinux::{Labels, Selinux},
+};
 use cgroup::{Cgroup, CgroupPath, Mounts};
 use engine::host::{Fault, HostError, PodPlan, Result};
+use oci_spec::runtime::Capabilities;
 use std::{
     ffi::CString,
     fs,
@@ -15,12 +21,29 @@ use sys::rustix::{
     io::Errno,
     mount::{MountFlags, UnmountFlags},
 };
-use types::pod::NsMode;
+use types::{
+    container::{AppArmorProfile, SeccompProfile},
+    pod::{NsMode, PodSpec},
+};
 
 /// /dev/shm of a pod, as the peers have it.
 const SHM_OPTIONS: &str = "mode=1777,size=64m";
 /// /etc/resolv.conf of the host, at most.
 const LARGEST_RESOLV_CONF: u64 = 1 << 20;
+
+/// That the profiles that the sandbox names can be used. A privileged one is confined by none (CRI comment).
+pub(super) fn check_profiles(spec: &PodSpec) -> Result<()> {
+    if spec.privileged {
+        return Ok(());
+    }
+    if let SeccompProfile::Localhost(path) = &spec.security.seccomp {
+        bundle::localhost_filter(path, &Capabilities::new())?;
+    }
+    match &spec.security.apparmor {
+        AppArmorProfile::Localhost(name) => Modules::of_the_host().localhost(name).map(drop),
+        AppArmorProfile::RuntimeDefault | AppArmorProfile::Unconfined => Ok(()),
+    }
+}
 
 /// The directories, files and the tmpfs that the plan names. Finds and completes half-made ones.
 pub(super) fn make_dirs(plan: &PodPlan) -> Result<()> {
@@ -30,7 +53,7 @@ pub(super) fn make_dirs(plan: &PodPlan) -> Result<()> {
     private_dir(&plan.paths.rootfs)?;
     write_files(plan, &[])?;
     if let Some(shm) = &plan.paths.shm {
-        make_shm(shm)?;
+        make_shm(shm, Selinux::of_the_host().of_pod(plan)?.as_ref())?;
     }
     Ok(())
 }
@@ -102,12 +125,13 @@ pub(super) fn put(path: &Path, text: &str) -> Result<()> {
     write().map_err(failed(format!("cannot write {}", path.display())))
 }
 
-fn make_shm(path: &Path) -> Result<()> {
+fn make_shm(path: &Path, labels: Option<&Labels>) -> Result<()> {
     private_dir(path)?;
     if is_mount_point(path)? {
         return Ok(());
     }
-    let options = CString::new(SHM_OPTIONS).map_err(failed("tmpfs options"))?;
+    let label = labels.map(|labels| format!(",context=\"{}\"", labels.files)).unwrap_or_default();
+    let options = CString::new(format!("{SHM_OPTIONS}{label}")).map_err(failed("tmpfs options"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     sys::rustix::mount::mount("shm", path, "tmpfs", flags, options.as_c_str())
         .map_err(failed(format!("cannot mount a tmpfs at {}", path.display())))

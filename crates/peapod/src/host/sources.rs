@@ -6,19 +6,27 @@ use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path};
 use sys::rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use types::container::{Mount, Propagation};
 
-/// Makes what is missing and checks what propagation asks for.
-pub(super) fn prepare(plan: &ContainerPlan) -> Result<()> {
+/// Makes what is missing, if it shall, and checks what propagation asks for.
+pub(super) fn prepare(plan: &ContainerPlan, make_missing: bool) -> Result<()> {
     for mount in plan.spec.mounts.iter().filter(|mount| mount.image.is_none()) {
-        make(&mount.host_path)?;
+        find(&mount.host_path, make_missing)?;
         check_propagation(mount)?;
     }
     Ok(())
 }
 
-/// A missing source becomes a directory: kubelets and users count on it, as with the peers.
-fn make(source: &Path) -> Result<()> {
+/// A missing source becomes a directory: kubelets and users count on it, as with the peers. Where the
+/// administrator does not want that (`container.create_missing_mount_sources`), it is an error.
+fn find(source: &Path, make_missing: bool) -> Result<()> {
     match fs::metadata(source) {
         Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !make_missing => {
+            Err(HostError::because(
+                format!("the mount source {} is not there", source.display()),
+                Fault::Invalid("config.mounts.host_path"),
+                error,
+            ))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::DirBuilder::new()
             .recursive(true)
             .mode(0o755)
@@ -69,10 +77,11 @@ struct Found {
 fn of_mount(path: &Path) -> std::io::Result<Found> {
     let stat = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    find(&mounts, stat.stx_mnt_id).ok_or_else(|| std::io::Error::other("it is on no mount of this namespace"))
+    line_of(&mounts, stat.stx_mnt_id)
+        .ok_or_else(|| std::io::Error::other("it is on no mount of this namespace"))
 }
 
-fn find(mounts: &str, id: u64) -> Option<Found> {
+fn line_of(mounts: &str, id: u64) -> Option<Found> {
     let line = mounts.lines().find(|line| line.split(' ').next() == Some(&id.to_string()))?;
     let mut words = line.split(' ').skip(4);
     let point = words.next()?.to_owned();
@@ -94,7 +103,7 @@ mod tests {
             22 21 0:20 / /p rw - tmpfs tmpfs rw\n\
             23 21 0:21 / /s rw shared:2 master:1 - tmpfs tmpfs rw\n\
             24 21 0:22 / /m rw master:7 propagate_from:1 - tmpfs shared:x rw\n";
-        let told = |id| find(mounts, id).map(|found| (found.point, found.shared, found.slave));
+        let told = |id| line_of(mounts, id).map(|found| (found.point, found.shared, found.slave));
         assert_eq!(told(21), Some(("/".to_owned(), true, false)));
         assert_eq!(told(22), Some(("/p".to_owned(), false, false)));
         assert_eq!(told(23), Some(("/s".to_owned(), true, true)));

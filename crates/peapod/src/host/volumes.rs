@@ -47,13 +47,17 @@ pub(super) fn images(images: &Images, mounts: &[Mount]) -> Result<Vec<VolumeFact
 }
 
 /// Mounts the image volumes of a container. `take` is told where each one's content is: the place that the
-/// container's specification names, and the one to take instead.
-pub(super) fn mount_all(plan: &ContainerPlan, mut take: impl FnMut(&Path, PathBuf)) -> Result<()> {
+/// container's specification names, and the one to take instead. With a label all of it has that one.
+pub(super) fn mount_all(
+    plan: &ContainerPlan,
+    label: Option<&str>,
+    mut take: impl FnMut(&Path, PathBuf),
+) -> Result<()> {
     let asked = plan.spec.mounts.iter().enumerate();
     let asked = asked.filter_map(|(number, mount)| Some((number, mount.image.as_ref()?)));
     for ((number, volume), facts) in asked.zip(&plan.image.volumes) {
         let at = directory(plan).join(number.to_string());
-        let content = one(&at, facts)?;
+        let content = one(&at, facts, label)?;
         let content = sub_path(&content, volume)?;
         take(&at, content);
     }
@@ -87,7 +91,7 @@ fn directory(plan: &ContainerPlan) -> PathBuf {
 }
 
 /// The merged layers, at `at`.
-fn one(at: &Path, facts: &VolumeFacts) -> Result<PathBuf> {
+fn one(at: &Path, facts: &VolumeFacts, label: Option<&str>) -> Result<PathBuf> {
     let doing = || format!("{FAILED}: cannot mount {} at {}", facts.repo_digest, at.display());
     fs::DirBuilder::new()
         .recursive(true)
@@ -95,21 +99,29 @@ fn one(at: &Path, facts: &VolumeFacts) -> Result<PathBuf> {
         .create(at)
         .map_err(failed(format!("cannot make {}", at.display())))?;
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
-    let mounted = match facts.layers.as_slice() {
+    let overlay = |layers: &[PathBuf]| {
+        let options = overlay_options(layers, label)?;
+        mount("overlay", at, "overlay", flags, options.as_c_str())
+    };
+    let mounted = match (facts.layers.as_slice(), label) {
         // An image without content is an empty directory.
-        [] => Ok(()),
+        ([], _) => Ok(()),
         // overlay wants two layers, or one to write to.
-        [layer] => mount_bind(layer, at).and_then(|()| mount_remount(at, flags | MountFlags::BIND, c"")),
-        layers => overlay_options(layers)
-            .and_then(|options| mount("overlay", at, "overlay", flags, options.as_c_str())),
+        ([layer], None) => {
+            mount_bind(layer, at).and_then(|()| mount_remount(at, flags | MountFlags::BIND, c""))
+        }
+        // The label of a bind is that of its files: the directory that is mounted over is the second layer.
+        ([layer], Some(_)) => overlay(&[at.to_owned(), layer.clone()]),
+        (layers, _) => overlay(layers),
     };
     mounted.map_err(|error| failed(doing())(error))?;
     Ok(at.to_owned())
 }
 
 /// overlay wants the highest first.
-fn overlay_options(layers: &[PathBuf]) -> std::result::Result<CString, Errno> {
-    let mut options = b"lowerdir=".to_vec();
+fn overlay_options(layers: &[PathBuf], label: Option<&str>) -> std::result::Result<CString, Errno> {
+    let mut options = label.map(|label| format!("context=\"{label}\",")).unwrap_or_default().into_bytes();
+    options.extend(b"lowerdir=");
     for (number, layer) in layers.iter().rev().enumerate() {
         if number > 0 {
             options.push(b':');

@@ -126,6 +126,11 @@ pub(super) fn label(process: &ProcessPlan) -> Result<(), Failure> {
         .step_with(|| format!("set process.apparmorProfile {name} (ENOENT: it is not loaded)"))?;
     }
     if let Some(label) = &process.selinux {
+        // Of the session's keyring, which is made next; it goes with the exec.
+        match write_attribute(&proc, "thread-self/attr/keycreate", label) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error).step_with(|| format!("label the keyring {label}")),
+        }
         write_attribute(&proc, "thread-self/attr/exec", label)
             .step_with(|| format!("set process.selinuxLabel {label}"))?;
     }

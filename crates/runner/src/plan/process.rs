@@ -155,7 +155,7 @@ fn refuse(process: &Process) -> Result<(), RunnerError> {
 }
 
 /// A name that is one line and no more than the kernel reads at once.
-fn one_line(field: &str, text: &str) -> Result<String, RunnerError> {
+pub(crate) fn one_line(field: &str, text: &str) -> Result<String, RunnerError> {
     if text.len() > 4000 || text.chars().any(char::is_control) {
         return Err(RunnerError::invalid(field, "it is not one line of at most 4000 bytes"));
     }

@@ -21,11 +21,10 @@ pub(crate) fn check(spec: &Spec) -> Result<(), RunnerError> {
     }
 }
 
-fn linux_fields(linux: &Linux) -> [(&'static str, bool); 6] {
+fn linux_fields(linux: &Linux) -> [(&'static str, bool); 5] {
     [
         ("linux.uidMappings", linux.uid_mappings().as_ref().is_some_and(|list| !list.is_empty())),
         ("linux.gidMappings", linux.gid_mappings().as_ref().is_some_and(|list| !list.is_empty())),
-        ("linux.mountLabel", linux.mount_label().as_ref().is_some_and(|label| !label.is_empty())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|list| !list.is_empty())),
@@ -45,7 +44,6 @@ mod tests {
         assert_eq!(check_json(r#"{"uidMappings":[],"mountLabel":""}"#), Ok(()));
         for (linux, field) in [
             (r#"{"uidMappings":[{"containerID":0,"hostID":1,"size":1}]}"#, "linux.uidMappings"),
-            (r#"{"mountLabel":"x"}"#, "linux.mountLabel"),
             (r#"{"intelRdt":{}}"#, "linux.intelRdt"),
         ] {
             assert_eq!(check_json(linux), Err(format!("{field} is not supported")));

@@ -142,6 +142,8 @@ fn join(options: &Options, base: Option<&Path>) -> Result<CString, RunnerError> 
                 };
                 all.extend(lower.split(':').map(short).collect::<Vec<_>>().join(":").into_bytes());
             }
+            // Categories of a label; mount(2) would take what is behind the comma for a further option.
+            _ if key.as_c_str() == c"context" => all.extend([b"\"", value.as_bytes(), b"\""].concat()),
             _ => all.extend(value.as_bytes()),
         }
     }
@@ -191,6 +193,14 @@ mod tests {
         };
         assert_eq!(data.as_c_str(), c"lowerdir=/var/l/0/diff:/var/l/1/diff,upperdir=/u,volatile");
         assert_eq!(flags, libc::MS_NOSUID);
+    }
+
+    #[test]
+    fn a_label_with_categories_stays_one_option() {
+        let mut root = overlay(1, "/l");
+        root.options.push("context=u:r:t:s0:c1,c2".to_owned());
+        let RootKind::Mount { data, .. } = root_mount(&root).expect("fine") else { panic!("no mount") };
+        assert!(data.as_bytes().ends_with(b"volatile,context=\"u:r:t:s0:c1,c2\""), "{data:?}");
     }
 
     #[test]
