@@ -45,7 +45,7 @@ pub(super) fn mount(field: &str, asked: &cri::Mount) -> Result<Mount, Bad> {
             Some(_) => PathBuf::new(),
             None => PathBuf::from(text::absolute(&at("host_path"), &asked.host_path)?),
         },
-        readonly: asked.readonly || image.is_some(),
+        readonly: asked.readonly,
         propagation,
         recursive_readonly: asked.recursive_read_only,
         options: options(&at("mount_options"), &asked.mount_options)?,
@@ -60,6 +60,9 @@ fn image_volume(field: &str, asked: &cri::Mount, image: &cri::ImageSpec) -> Resu
     let at = |name: &str| format!("{field}.{name}");
     if !asked.host_path.is_empty() {
         return Err(Bad::field(at("host_path"), "is given beside an image: want one of them"));
+    }
+    if !asked.readonly {
+        return Err(Bad::field(at("readonly"), "an image is never written to: wants true"));
     }
     if !["", "peapod"].contains(&image.runtime_handler.as_str()) {
         return Err(Bad::field(at("image.runtime_handler"), "is not configured"));

@@ -211,6 +211,7 @@ fn each_bad_field_of_a_container_is_named() {
         move |c: &mut cri::ContainerConfig| {
             mount(|m| {
                 m.host_path.clear();
+                m.readonly = true;
                 m.image = Some(cri::ImageSpec { image: "busybox".to_owned(), ..Default::default() });
             })(c);
             spoil(&mut c.mounts[0]);
@@ -220,6 +221,7 @@ fn each_bad_field_of_a_container_is_named() {
     container_refused(image(|m| m.image_sub_path = "../x".to_owned()), &at("image_sub_path"));
     container_refused(image(|m| m.image_sub_path = "/x".to_owned()), &at("image_sub_path"));
     container_refused(image(|m| m.propagation = 1), &at("propagation"));
+    container_refused(image(|m| m.readonly = false), &at("readonly"));
     container_refused(mount(|m| m.image_sub_path = "x".to_owned()), &at("image_sub_path"));
     let line = |container_id, host_id, length| cri::IdMapping { host_id, container_id, length };
     for (lines, place) in [

@@ -422,6 +422,15 @@ fn images() -> Vec<Case> {
             },
         ),
         case(
+            "mounts: an image that may be written to is refused as a volume",
+            "critest main Image Volume; containerd container_image_mount.go",
+            "c.mounts.image.image",
+            |t: Test| async move {
+                let tried = image_volume(&t, |m| m.readonly = false).await?;
+                has("the error", &refused("the container", tried, &[])?, "readonly")
+            },
+        ),
+        case(
             "mounts: two containers share an image's volume",
             "contract B.3: one mount, no race",
             "c.mounts.image.image",
