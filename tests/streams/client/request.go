@@ -42,6 +42,8 @@ var requestCases = []testCase{
 	{name: "stream-missing", needs: onCRI | spdyOnly, limit: 2 * time.Minute, run: missingStreams},
 	{name: "garbage-after-upgrade", needs: onCRI | spdyOnly, run: garbage},
 	{name: "client-vanishes", needs: onCRI | spdyOnly, limit: 2 * time.Minute, run: vanish},
+	{name: "client-vanishes-on-websocket", needs: onCRI | spdyOnly, limit: 2 * time.Minute, run: vanishOnWebsocket},
+	{name: "client-vanishes-from-forward", needs: onCRI | spdyOnly, limit: 2 * time.Minute, run: vanishFromForward},
 }
 
 // plain makes one connection to a streaming server, for requests that no client library would make.
@@ -498,56 +500,4 @@ func garbage(ctx context.Context, e *env) error {
 		}
 	}
 	return errors.Join(e.gone(ctx, "sleep 9393"), e.serves(ctx))
-}
-
-// vanish leaves at every point of a session; nothing stays behind.
-func vanish(ctx context.Context, e *env) error {
-	if err := e.serves(ctx); err != nil {
-		return err
-	}
-	before, err := e.cri().descriptors()
-	if err != nil {
-		return err
-	}
-	for range 10 {
-		u, err := e.target.exec(ctx, "shell", []string{"sleep", "9494"}, streamSet{true, true, true, false})
-		if err != nil {
-			return err
-		}
-		c, err := plain(ctx, u)
-		if err != nil {
-			return err
-		}
-		c.Close() // before the request
-		if c, err = plain(ctx, u); err != nil {
-			return err
-		}
-		fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost:", u.RequestURI())
-		c.Close() // in the request
-		if _, c, err = request(ctx, "POST", u, upgrade("v4.channel.k8s.io")...); err != nil {
-			return err
-		}
-		c.Close() // after the answer
-		kinds := []string{core.StreamTypeError, core.StreamTypeStdin, core.StreamTypeStdout, core.StreamTypeStderr}
-		for n := range kinds {
-			if u, err = e.target.exec(ctx, "shell", []string{"sleep", "9494"}, streamSet{true, true, true, false}); err != nil {
-				return err
-			}
-			s, err := e.connectSPDY(ctx, u, "v4.channel.k8s.io")
-			if err != nil {
-				return err
-			}
-			for _, kind := range kinds[:n+1] { // after so many streams
-				if _, err = streamOf(s, kind); err != nil {
-					return err
-				}
-			}
-			s.Close()
-		}
-	}
-	if err = e.gone(ctx, "sleep 9494"); err != nil {
-		return err
-	}
-	// What waits for missing streams may do so for 30 s.
-	return errors.Join(e.cri().descriptorsAre(ctx, before, 45*time.Second), e.serves(ctx))
 }
