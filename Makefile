@@ -49,7 +49,7 @@ critest: build ## the whole of critest, and crictl, of cri-tools 1.36 (root, Go)
 streams: build ## exec, attach and port-forward by client-go, the daemon killed beneath them (root, Go)
 	tests/streams/run
 
-conformance: build ## our own suite over each field of the CRI; some fields are not there yet (root, Go)
+conformance: build ## our own suite over each field of the CRI (root, Go)
 	tests/conformance/run
 
 conformance-spoil: build ## the suite's own test: each answer field spoilt, and whether the case sees it (root, Go)
@@ -59,7 +59,7 @@ conformance-peer: ## the same suite on containerd, so that the suite itself is r
 	tests/conformance/run --runtime containerd
 
 oci: ## the validation programs of the OCI runtime-tools through our runtime's command line (root, Go)
-	$(CARGO) build --locked -p runner
+	$(CARGO) build --locked --workspace --bin peapod-runner
 	tests/oci/run
 
 test-kubelet: build ## a stock kubelet 1.37 with the example's pod (root, Go)
