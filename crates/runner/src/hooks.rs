@@ -61,7 +61,8 @@ pub(crate) struct Hook {
     name: String,
     path: PathBuf,
     args: Vec<String>,
-    env: Vec<(String, String)>,
+    /// `None`: it names none.
+    env: Option<Vec<(String, String)>>,
     timeout: Duration,
 }
 
@@ -86,7 +87,7 @@ impl Hooks {
             prestart: parse("prestart", hooks.prestart())?,
             create_runtime: parse("createRuntime", hooks.create_runtime())?,
             create_container: parse("createContainer", hooks.create_container())?,
-            start_container: parse("startContainer", hooks.start_container())?,
+            start_container: with_environment_of(spec, parse("startContainer", hooks.start_container())?),
             poststart: parse("poststart", hooks.poststart())?,
             poststop: parse("poststop", hooks.poststop())?,
         };
@@ -176,6 +177,18 @@ fn parse(kind: &str, wanted: &Option<Vec<Wanted>>) -> Result<Vec<Hook>, RunnerEr
     wanted.iter().flatten().enumerate().map(|(at, hook)| one(&format!("hooks.{kind}[{at}]"), hook)).collect()
 }
 
+/// A hook of the container that names no environment has that of the container's process, as with runc.
+fn with_environment_of(spec: &Spec, mut hooks: Vec<Hook>) -> Vec<Hook> {
+    let process = spec.process().as_ref().and_then(|process| process.env().as_ref());
+    let pair = |text: &String| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let env: Vec<_> =
+        process.into_iter().flatten().filter_map(pair).filter(|(name, _)| !name.is_empty()).collect();
+    for hook in hooks.iter_mut().filter(|hook| hook.env.is_none()) {
+        hook.env = Some(env.clone());
+    }
+    hooks
+}
+
 fn one(field: &str, wanted: &Wanted) -> Result<Hook, RunnerError> {
     let path = wanted.path();
     absolute(&format!("{field}.path"), path)?;
@@ -193,7 +206,8 @@ fn one(field: &str, wanted: &Wanted) -> Result<Hook, RunnerError> {
         found
             .ok_or_else(|| RunnerError::invalid(format!("{field}.env"), format!("`{text}` is no NAME=value")))
     };
-    let env = wanted.env().iter().flatten().map(variable).collect::<Result<_, _>>()?;
+    let env =
+        wanted.env().as_ref().map(|env| env.iter().map(variable).collect::<Result<_, _>>()).transpose()?;
     let timeout = match wanted.timeout().map(u64::try_from) {
         None => DEFAULT_TIMEOUT,
         Some(Ok(seconds @ 1..)) => Duration::from_secs(seconds),
@@ -205,7 +219,7 @@ fn one(field: &str, wanted: &Wanted) -> Result<Hook, RunnerError> {
 }
 
 impl Hook {
-    /// Runs it to its end, or to its timeout, in an environment of just its own variables.
+    /// Runs it to its end, or to its timeout, with just the variables that it has.
     fn run(&self, state: &[u8]) -> Result<(), HookError> {
         let failed = |why: String| HookError(format!("{}: {why}", self.name));
         let told = |step: &str| {
@@ -222,7 +236,8 @@ impl Hook {
         if let Some(name) = first {
             command.arg0(name);
         }
-        command.args(rest).env_clear().envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.args(rest).env_clear();
+        command.envs(self.env.iter().flatten().map(|(name, value)| (name, value)));
         // A group of its own, so that a hook that takes too long ends with all that it started.
         command.stdin(input).stdout(copy()?).stderr(copy()?).process_group(0);
         let status = wait(command, self.timeout).map_err(told("run it"))?;

@@ -108,5 +108,13 @@ fn uts_name(
 
 fn paths(field: &str, texts: Option<&[String]>) -> Result<Vec<PathBuf>, RunnerError> {
     let one = |(at, text): (usize, &String)| absolute(&format!("{field}[{at}]"), Path::new(text));
-    texts.unwrap_or_default().iter().enumerate().map(one).collect()
+    let mut found: Vec<PathBuf> = Vec::new();
+    for path in texts.unwrap_or_default().iter().enumerate().map(one) {
+        let path = path?;
+        // Named twice it would be mounted twice.
+        if !found.contains(&path) {
+            found.push(path);
+        }
+    }
+    Ok(found)
 }

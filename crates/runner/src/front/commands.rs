@@ -424,10 +424,16 @@ pub(crate) fn exec(mut args: Arguments, root: &Path) -> Result<u8, FrontError> {
         cgroup: &record.cgroup(&cgroups)?,
         seccomp_cache: Some(&root.join(".seccomp")),
     })?;
-    if let (Some(socket), Some(terminal)) = (&console, &execed.terminal) {
-        console::send(socket, terminal)?;
+    let sent = match (&console, &execed.terminal) {
+        (Some(socket), Some(terminal)) => console::send(socket, terminal),
+        (Some(_) | None, _) => Ok(()),
+    };
+    if let Err(error) = sent.and_then(|()| write_pid(asked.pid_file.as_deref(), execed.pid)) {
+        // Nobody would ever find it again. One that has ended by itself is no error.
+        let _ = pidfd::send_signal(&execed.pidfd, rustix::process::Signal::KILL);
+        pidfd::wait(&execed.pidfd).map_err(FrontError::errno("reap the process"))?;
+        return Err(error);
     }
-    write_pid(asked.pid_file.as_deref(), execed.pid)?;
     match signals {
         None => Ok(0),
         Some(signals) => Ok(u8::try_from(forward(&execed.pidfd, &signals)?).unwrap_or(255)),

@@ -295,3 +295,10 @@ fn an_exec_runs_on_the_processors_that_it_names() {
     let answer = bundle.exec_well(&["--process", process.to_str().expect("UTF-8"), "c"]);
     assert_eq!(answer.out.trim(), "Cpus_allowed_list:\t0");
 }
+
+#[test]
+fn a_path_that_is_hidden_twice_is_mounted_once() {
+    let mut bundle = Bundle::sh("grep -c ' /proc/keys ' /proc/self/mounts");
+    bundle.spec["linux"]["maskedPaths"] = json!(["/proc/keys", "/proc/./keys", "/proc/keys"]);
+    assert_eq!(bundle.run_well().out, "1\n");
+}

@@ -158,14 +158,17 @@ fn the_path_of_a_start_hook_is_the_containers_and_its_rights_are_no_more() {
     let mut bundle = Bundle::new();
     let dir = shared(&mut bundle);
     // A shell that only the container has.
-    let mut hook = sh(&format!("cat /proc/self/status > {}/status", dir.display()));
+    let mut hook = sh(&format!("cat /proc/self/status > {0}/status; echo $ONE > {0}/env", dir.display()));
+    // Without an environment of its own it has that of the process.
+    hook.as_object_mut().expect("object").remove("env");
+    bundle.spec["process"]["env"] = json!(["PATH=/bin", "ONE=two"]);
     fs::hard_link(bundle.rootfs().join("bin/busybox"), bundle.rootfs().join("bin/own-sh")).expect("link");
     hook["path"] = json!("/bin/own-sh");
     bundle.spec["hooks"]["startContainer"] = json!([hook]);
     bundle.sleeping();
     let status = read(dir.join("status"));
     assert!(status.contains("CapBnd:\t0000000020000420"), "{status}");
-    assert!(bundle.spec["hooks"]["startContainer"].is_array());
+    assert_eq!(read(dir.join("env")), "two\n");
 }
 
 #[test]

@@ -251,3 +251,65 @@ fn many_mounts_and_a_large_environment_arrive_whole() {
     let refused = bundle.run();
     assert!(refused.err.contains("process.env[0]"), "{}", refused.err);
 }
+
+/// CVE-2025-62161, CVE-2025-62596: a hidden or read-only path is swapped for a link while it is covered.
+#[test]
+fn a_race_for_a_hidden_path_stays_in_the_root() {
+    let mut bundle = Bundle::sh("cat /proc/self/mountinfo");
+    let canary = Canary::new(&bundle);
+    let volume = bundle.dir.join("volume");
+    fs::create_dir_all(volume.join("a/inner")).expect("mkdir");
+    symlink(format!("../../../../../../..{}", canary.path().display()), volume.join("b")).expect("link");
+    bundle.mount(json!({ "destination": "/vol", "source": volume, "options": ["rbind"] }));
+    bundle.spec["linux"]["maskedPaths"] =
+        json!(["/vol/a/inner", "/vol/b/inner", "/vol/a/file", "/vol/b/file"]);
+    bundle.spec["linux"]["readonlyPaths"] = json!(["/vol/a", "/vol/b"]);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut covered = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            use sys::rustix::fs::{CWD, RenameFlags, renameat_with};
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                renameat_with(CWD, volume.join("a"), CWD, volume.join("b"), RenameFlags::EXCHANGE)
+                    .expect("swap");
+            }
+        });
+        for _ in 0..40 {
+            let answer = bundle.run();
+            let targets = answer.out.lines().filter_map(|line| line.split(' ').nth(4));
+            covered += targets.filter(|target| target.starts_with("/vol/")).count();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    canary.check();
+    assert!(covered > 0, "nothing was ever covered");
+}
+
+/// CVE-2016-9962: a container looks at what is put into it before it is confined.
+#[test]
+fn an_exec_shows_nothing_of_the_runtime_to_the_container() {
+    let mut bundle = Bundle::new();
+    let told = bundle.dir.join("told");
+    fs::create_dir(&told).expect("mkdir");
+    bundle
+        .mount(json!({ "destination": "/told", "type": "bind", "source": told, "options": ["rbind", "rw"] }));
+    // Its own processes, with their descriptors, are what it should see, and all of it.
+    let look =
+        "while test ! -e /told/stop; do for p in /proc/[0-9]*; do ls -l $p/fd/ $p/exe $p/cwd; done; done";
+    bundle.args(&["sh", "-c", &format!("{look} > /told/seen 2> /dev/null")]);
+    bundle.create();
+    let pid = bundle.pid();
+    assert_eq!(bundle.start().code, 0);
+    for _ in 0..40 {
+        bundle.exec_well(&["c", "true"]);
+    }
+    write(&told.join("stop"), 0o600, "");
+    bundle.wait_for_end(pid);
+    let seen = fs::read_to_string(told.join("seen")).expect("read");
+    assert!(seen.contains("/told/seen") && seen.contains("/bin/busybox"), "it did not look: {seen}");
+    for line in seen.lines() {
+        let ours =
+            ["socket:", "anon_inode:", "peapod-runner", "cgroup"].iter().any(|word| line.contains(word));
+        assert!(!ours, "the container saw {line}");
+    }
+}

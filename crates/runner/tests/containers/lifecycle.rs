@@ -158,6 +158,17 @@ fn what_the_container_leaves_running_ends_with_it() {
 }
 
 #[test]
+fn an_exec_that_cannot_be_told_of_does_not_go_on() {
+    let mut bundle = Bundle::new();
+    bundle.sleeping();
+    let refused = bundle.exec(&["--detach", "--pid-file", "/nowhere/pid", "c", "sleep", "1000"]);
+    assert!(refused.code != 0 && refused.err.contains("/nowhere/pid"), "{}", refused.err);
+    let mounts = cgroup::Mounts::detect().expect("cgroups");
+    let group = cgroup::Cgroup::at(&mounts, &cgroup::CgroupPath::parse(&bundle.group).expect("path"));
+    assert_eq!(group.processes().expect("list").len(), 1, "the container's own");
+}
+
+#[test]
 fn signals_reach_the_container_that_runs_in_the_foreground() {
     use std::io::{BufRead, BufReader};
     let bundle = Bundle::sh("trap 'exit 33' TERM; echo ready; while true; do sleep 0.05; done");
