@@ -17,6 +17,13 @@ pub(crate) fn apply(
 ) -> Result<Option<(Spec, Vec<RootMount>)>, RunnerError> {
     let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
     let Some(label) = label.filter(|label| !label.is_empty()) else { return Ok(None) };
+    if sys::rustix::fs::stat("/sys/fs/selinux/enforce").is_err() {
+        return Err(RunnerError::unsupported("linux.mountLabel", "the kernel has no SELinux"));
+    }
+    labelled(spec, rootfs, label).map(Some)
+}
+
+fn labelled(spec: &Spec, rootfs: &[RootMount], label: &str) -> Result<(Spec, Vec<RootMount>), RunnerError> {
     let option = format!("context={}", one_line("linux.mountLabel", label)?);
     if option.contains(['"', '\\']) {
         return Err(RunnerError::invalid("linux.mountLabel", "it has a quote"));
@@ -33,7 +40,7 @@ pub(crate) fn apply(
     for mount in rootfs.iter_mut().filter(|mount| LABELLED.contains(&mount.kind.as_str())) {
         mount.options.push(option.clone());
     }
-    Ok(Some((spec, rootfs)))
+    Ok((spec, rootfs))
 }
 
 /// One that asks for a context itself has that one.
@@ -71,7 +78,7 @@ mod tests {
             options: vec!["lowerdir=/l".to_owned()],
         };
         let (spec, rootfs) =
-            apply(&spec(LABEL), &[root("overlay"), root("bind")]).expect("fine").expect("a label");
+            super::labelled(&spec(LABEL), &[root("overlay"), root("bind")], LABEL).expect("fine");
         let labelled: Vec<_> = spec
             .mounts()
             .iter()
@@ -90,7 +97,7 @@ mod tests {
     fn no_label_changes_nothing_and_one_that_is_none_is_refused() {
         assert!(apply(&spec(""), &[]).expect("fine").is_none());
         for bad in ["a\nb", "a\"b", "a\0"] {
-            let error = apply(&spec(bad), &[]).expect_err("refused").to_string();
+            let error = super::labelled(&spec(bad), &[], bad).expect_err("refused").to_string();
             assert!(error.starts_with("linux.mountLabel"), "{error}");
         }
     }
