@@ -136,10 +136,7 @@ impl<'a> Node<'a> {
         if let Some(gid) = self.gid {
             node = node.gid(gid);
         }
-        let kind = match self.kind {
-            LinuxDeviceType::U => LinuxDeviceType::C,
-            kind => kind,
-        };
+        let kind = if self.kind == LinuxDeviceType::U { LinuxDeviceType::C } else { self.kind };
         let rule = LinuxDeviceCgroupBuilder::default()
             .allow(true)
             .typ(kind)
