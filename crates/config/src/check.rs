@@ -1,6 +1,6 @@
 //! What a configuration must satisfy beyond its types. Each error names its key.
 
-use crate::{Config, ConfigError, MAX_STATE_PATH};
+use crate::{Cgroup, CgroupDriver, Config, ConfigError, MAX_STATE_PATH};
 use std::path::{Component, Path};
 
 /// unix(7): 108 bytes with the NUL.
@@ -23,7 +23,7 @@ impl Config {
             plain("cdi.spec_dirs", dir)?;
         }
         group_name(&self.socket_group)?;
-        cgroup_path("cgroup.parent", &self.cgroup.parent)?;
+        cgroup_parent("cgroup.parent", &self.cgroup)?;
         within("registry.max_parallel_layers", self.registry.max_parallel_layers as u64, 1, 64)?;
         within("registry.progress_timeout", self.registry.progress_timeout, 1, 86_400)?;
         within("container.max_log_line", self.container.max_log_line as u64, 256, 1 << 20)?;
@@ -92,9 +92,16 @@ fn plain(key: &'static str, path: &Path) -> Result<(), ConfigError> {
     }
 }
 
-fn cgroup_path(key: &'static str, path: &str) -> Result<(), ConfigError> {
+fn cgroup_parent(key: &'static str, cgroup: &Cgroup) -> Result<(), ConfigError> {
+    let path = cgroup.parent();
+    if cgroup.driver == CgroupDriver::Systemd {
+        let slice = types::slice::Slice::parse(path);
+        return slice
+            .map(drop)
+            .map_err(|error| ConfigError::Invalid { key, why: format!("must be a slice: {error}") });
+    }
     plain(key, Path::new(path))?;
-    match path.contains("//") || path.ends_with('/') || path.len() > 1024 {
+    match path.contains("//") || path.ends_with('/') || path.ends_with(".slice") || path.len() > 1024 {
         true => Err(invalid(key, "must be a cgroup path such as /peapod")),
         false => Ok(()),
     }

@@ -92,7 +92,7 @@ impl LogLevel {
 pub struct Cgroup {
     /// How they are made.
     pub driver: CgroupDriver,
-    /// Parent of pods that ask for none: absolute, of plain names.
+    /// Parent of pods that ask for none: see [`Cgroup::parent`].
     pub parent: String,
 }
 
@@ -103,6 +103,8 @@ pub enum CgroupDriver {
     /// By directories in the cgroup file systems.
     #[default]
     Cgroupfs,
+    /// By systemd: a pod is a scope in a slice.
+    Systemd,
 }
 
 /// `[network]`.
@@ -231,7 +233,19 @@ impl Default for Config {
 
 impl Default for Cgroup {
     fn default() -> Self {
-        Cgroup { driver: CgroupDriver::default(), parent: "/peapod".to_owned() }
+        Cgroup { driver: CgroupDriver::default(), parent: String::new() }
+    }
+}
+
+impl Cgroup {
+    /// Parent of pods that ask for none: a path of plain names, or with systemd the name of a slice.
+    #[must_use]
+    pub fn parent(&self) -> &str {
+        match (self.parent.as_str(), self.driver) {
+            ("", CgroupDriver::Cgroupfs) => "/peapod",
+            ("", CgroupDriver::Systemd) => "peapod.slice",
+            (parent, _) => parent,
+        }
     }
 }
 

@@ -98,7 +98,7 @@ fn an_unknown_key_is_refused_by_its_name_and_file() {
         ("rot = '/a'\n", "rot"),
         ("[exec]\ndrian = 5\n", "drian"),
         ("[nope]\nx = 1\n", "nope"),
-        ("[cgroup]\ndriver = 'systemd'\n", "systemd"),
+        ("[cgroup]\ndriver = 'systemdfs'\n", "systemdfs"),
         ("root = 5\n", "root"),
         ("root = \n", "config.toml"),
     ] {
@@ -131,6 +131,9 @@ fn a_value_that_cannot_be_is_refused_by_its_key() {
         ("cgroup.parent = 'peapod'", "cgroup.parent"),
         ("cgroup.parent = '/a/../b'", "cgroup.parent"),
         ("cgroup.parent = '/a//b'", "cgroup.parent"),
+        ("cgroup.parent = '/a.slice'", "cgroup.parent"),
+        ("cgroup = { driver = 'systemd', parent = '/a' }", "cgroup.parent"),
+        ("cgroup = { driver = 'systemd', parent = 'a/b.slice' }", "cgroup.parent"),
         ("network.bin_dirs = ['bin']", "network.bin_dirs"),
         ("exec.output_cap = 0", "exec.output_cap"),
         ("streaming.idle_timeout = 0", "streaming.idle_timeout"),
@@ -148,6 +151,19 @@ fn a_value_that_cannot_be_is_refused_by_its_key() {
             Err(ConfigError::Invalid { key: named, .. }) => assert_eq!(named, key, "{text}"),
             other => panic!("{text}: {other:?}"),
         }
+    }
+}
+
+#[test]
+fn the_parent_of_pods_without_one_goes_with_the_cgroup_driver() {
+    for (text, parent) in [
+        ("", "/peapod"),
+        ("cgroup.parent = '/a'", "/a"),
+        ("cgroup.driver = 'systemd'", "peapod.slice"),
+        ("cgroup = { driver = 'systemd', parent = 'a-b.slice' }", "a-b.slice"),
+    ] {
+        let config = Dir::with(&[("config.toml", text)]).load(&Overrides::default()).expect(text);
+        assert_eq!(config.cgroup.parent(), parent, "{text}");
     }
 }
 

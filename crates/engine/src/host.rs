@@ -25,7 +25,10 @@ use types::{
     signal::Signal,
 };
 
-pub use crate::{container::plan::ContainerPlan, pod::plan::PodPlan};
+pub use crate::{
+    container::plan::ContainerPlan,
+    pod::plan::{PodPlan, Scope},
+};
 
 /// The machine, as far as a pod is made of it.
 pub trait Host: Send + Sync + 'static {

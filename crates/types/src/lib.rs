@@ -14,6 +14,7 @@ pub mod pod;
 pub mod reference;
 pub mod shim;
 pub mod signal;
+pub mod slice;
 
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use digest::{BadDigest, Digest};

@@ -151,20 +151,12 @@ fn ports(asked: &[cri::PortMapping]) -> Result<Vec<PortMapping>, Bad> {
     Ok(mappings)
 }
 
-/// A cgroupfs path; a systemd slice means that kubelet and runtime disagree on the driver.
+/// Form only: whether it is a path or the name of a slice goes with the cgroup driver, which the
+/// engine knows.
 fn cgroup_parent(path: &str) -> Result<String, Bad> {
     const FIELD: &str = "config.linux.cgroup_parent";
-    if path.is_empty() {
-        return Ok(String::new());
-    }
-    if path.ends_with(".slice") && !path.contains('/') {
-        return Err(Bad::field(
-            FIELD,
-            format!(
-                "`{}` is a systemd slice, and this daemon uses cgroupfs: set cgroupDriver: cgroupfs in the kubelet's configuration",
-                text::short(path)
-            ),
-        ));
+    if path.is_empty() || path.ends_with(".slice") && !path.contains('/') {
+        return text::bounded(FIELD, path, 255);
     }
     text::absolute(FIELD, path)
 }

@@ -108,7 +108,8 @@ fn each_bad_field_of_a_pod_is_named() {
         }
     };
     pod_refused(linux(|l| l.cgroup_parent = "/a/../../b".to_owned()), "config.linux.cgroup_parent");
-    pod_refused(linux(|l| l.cgroup_parent = "kubepods.slice".to_owned()), "config.linux.cgroup_parent");
+    pod_refused(linux(|l| l.cgroup_parent = "kubepods".to_owned()), "config.linux.cgroup_parent");
+    pod_refused(linux(|l| l.cgroup_parent = "a\nb.slice".to_owned()), "config.linux.cgroup_parent");
     pod_refused(
         linux(|l| {
             l.sysctls.insert("kernel.shm_rmid_forced".to_owned(), "1\nkernel.core_pattern=x".to_owned());

@@ -4,12 +4,13 @@
 //! host is touched; so that what must be dropped is known to whoever finds the plan later.
 
 use crate::error::EngineError;
-use config::Config;
+use config::{CgroupDriver, Config};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use types::{
     PodId, Timestamp,
     pod::{NsMode, PodSpec},
+    slice::Slice,
 };
 
 /// What a pod will own.
@@ -73,8 +74,21 @@ pub struct PodCgroup {
     /// Path beneath each hierarchy's root, `/kubepods/...`: what was asked for, or one of our own.
     pub path: String,
     /// Of this path and its ancestors, those that were not there, deepest first. The kubelet makes
-    /// the groups of its pods, and then there are none.
+    /// the groups of its pods, and then there are none. With a scope none is told: systemd makes and
+    /// removes them.
     pub made: Vec<String>,
+    /// The unit of systemd that the group is; `None` = the group is a directory that we make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+}
+
+/// A scope of systemd (systemd.scope(5)), delegated to us: what lies beneath its group is ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// Name of the unit, `peapod-<pod id>.scope`.
+    pub unit: String,
+    /// Name of the slice that it lies in.
+    pub slice: String,
 }
 
 /// What the host says before a pod is planned.
@@ -86,15 +100,30 @@ pub struct Facts {
     pub missing_groups: Vec<String>,
 }
 
-/// The pod's cgroup: the one that was asked for, else one of our own.
+/// The pod's cgroup, by the driver that is configured: the directory that was asked for, or a scope
+/// in the slice that was asked for; without a `cgroup_parent` one beneath our own parent.
 ///
 /// # Errors
-/// `linux.cgroup_parent`, if it is no cgroupfs path.
+/// `config.linux.cgroup_parent`, if it is not of that driver.
 pub fn cgroup_path(config: &Config, id: &PodId, spec: &PodSpec) -> Result<String, EngineError> {
-    if spec.cgroup_parent.is_empty() {
-        return Ok(format!("{}/{id}", config.cgroup.parent));
+    cgroup(config, id, spec).map(|cgroup| cgroup.path)
+}
+
+const CGROUP_PARENT: &str = "config.linux.cgroup_parent";
+
+fn cgroup(config: &Config, id: &PodId, spec: &PodSpec) -> Result<PodCgroup, EngineError> {
+    match config.cgroup.driver {
+        CgroupDriver::Cgroupfs => directory(config, id, spec),
+        CgroupDriver::Systemd => scope(config, id, spec),
     }
-    let refused = |why: &str| Err(EngineError::invalid("linux.cgroup_parent", why));
+}
+
+fn directory(config: &Config, id: &PodId, spec: &PodSpec) -> Result<PodCgroup, EngineError> {
+    let group = |path| PodCgroup { path, made: Vec::new(), scope: None };
+    if spec.cgroup_parent.is_empty() {
+        return Ok(group(format!("{}/{id}", config.cgroup.parent())));
+    }
+    let refused = |why: &str| Err(EngineError::invalid(CGROUP_PARENT, why));
     let names: Vec<&str> = spec.cgroup_parent.split('/').filter(|name| !name.is_empty()).collect();
     if names.is_empty() {
         return refused("the root group cannot be a pod's: name one beneath it");
@@ -104,9 +133,28 @@ pub fn cgroup_path(config: &Config, id: &PodId, spec: &PodSpec) -> Result<String
     }
     // systemd's names are for another driver: a directory of that name would be nobody's slice.
     if names.iter().any(|name| name.ends_with(".slice")) || spec.cgroup_parent.contains(':') {
-        return refused("it is a systemd slice, and the cgroup driver is cgroupfs");
+        return refused(
+            "it is a systemd slice, and this daemon's cgroup driver is cgroupfs: set cgroupDriver: cgroupfs \
+             in the kubelet's configuration, or [cgroup] driver = \"systemd\" in the daemon's",
+        );
     }
-    Ok(format!("/{}", names.join("/")))
+    Ok(group(format!("/{}", names.join("/"))))
+}
+
+fn scope(config: &Config, id: &PodId, spec: &PodSpec) -> Result<PodCgroup, EngineError> {
+    let parent = match spec.cgroup_parent.as_str() {
+        "" => config.cgroup.parent(),
+        asked => asked,
+    };
+    let slice = Slice::parse_path(parent).map_err(|error| {
+        let why = format!(
+            "{error}, and this daemon's cgroup driver is systemd: the kubelet's cgroupDriver must be systemd too"
+        );
+        EngineError::invalid(CGROUP_PARENT, why)
+    })?;
+    let unit = format!("peapod-{id}.scope");
+    let path = format!("{}/{unit}", slice.group());
+    Ok(PodCgroup { path, made: Vec::new(), scope: Some(Scope { unit, slice: slice.name().to_owned() }) })
 }
 
 /// The plan of a pod. It is a function: nothing is made or looked up.
@@ -120,7 +168,10 @@ pub fn plan(
     facts: Facts,
     now: Timestamp,
 ) -> Result<PodPlan, EngineError> {
-    let path = cgroup_path(config, &id, &spec)?;
+    let mut cgroup = cgroup(config, &id, &spec)?;
+    if cgroup.scope.is_none() {
+        cgroup.made = facts.missing_groups;
+    }
     let dir = config.state.join("pods").join(id.short());
     let files = dir.join("files");
     let pins = config.state.join("ns").join(id.short());
@@ -144,7 +195,7 @@ pub fn plan(
             dir: pins,
         },
         pause: spec.namespaces.pid == NsMode::Pod,
-        cgroup: PodCgroup { path, made: facts.missing_groups },
+        cgroup,
         conflist: facts.conflist,
         created_at: now,
         id,
@@ -199,7 +250,35 @@ mod tests {
         }
         for bad in ["/", "//", "/a/../b", "/a/./b", "kubepods.slice", "/a\nb\n", "a:b:c", "/a\u{0}"] {
             let error = path(bad).expect_err(bad).to_string();
-            assert!(error.starts_with("linux.cgroup_parent: "), "{bad}: {error}");
+            assert!(error.starts_with("config.linux.cgroup_parent: "), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn with_systemd_a_pod_is_a_scope_in_the_slice_that_was_asked_for() {
+        let mut config = Config::default();
+        config.cgroup.driver = CgroupDriver::Systemd;
+        let planned = |parent: &str| {
+            let spec = PodSpec { cgroup_parent: parent.to_owned(), ..PodSpec::default() };
+            let facts = Facts { missing_groups: vec!["/test.slice".to_owned()], ..Facts::default() };
+            plan(&config, id(), spec, facts, Timestamp(1)).map(|plan| plan.cgroup)
+        };
+        let unit = format!("peapod-{}.scope", id());
+        let burstable = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice";
+        for (parent, slice, group) in [
+            ("", "peapod.slice", "/peapod.slice".to_owned()),
+            ("/test.slice", "test.slice", "/test.slice".to_owned()),
+            ("kubepods-burstable-pod1_2.slice", "kubepods-burstable-pod1_2.slice", format!("/{burstable}")),
+            (&format!("/{burstable}"), "kubepods-burstable-pod1_2.slice", format!("/{burstable}")),
+        ] {
+            let cgroup = planned(parent).expect(parent);
+            assert_eq!(cgroup.path, format!("{group}/{unit}"));
+            assert_eq!(cgroup.scope, Some(Scope { unit: unit.clone(), slice: slice.to_owned() }));
+            assert!(cgroup.made.is_empty(), "systemd removes what it makes");
+        }
+        for bad in ["/", "/kubepods/pod1", "/x/test.slice", "-.slice", "a--b.slice", "a.slice/../b.slice"] {
+            let error = planned(bad).expect_err(bad).to_string();
+            assert!(error.starts_with("config.linux.cgroup_parent: "), "{bad}: {error}");
         }
     }
 }

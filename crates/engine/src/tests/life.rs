@@ -271,7 +271,10 @@ async fn bad_requests_name_the_field_and_leave_nothing() {
     let house = House::new().await;
     let slice = PodSpec { cgroup_parent: "a.slice".to_owned(), ..pod("a") };
     let error = house.engine.run_pod(slice).await.expect_err("refused");
-    assert!(matches!(error, EngineError::InvalidArgument { field: "linux.cgroup_parent", .. }), "{error:?}");
+    assert!(
+        matches!(error, EngineError::InvalidArgument { field: "config.linux.cgroup_parent", .. }),
+        "{error:?}"
+    );
     house.assert_empty("after a bad pod");
     let pod_id = house.pod("a").await;
     let before = house.host.owned();
