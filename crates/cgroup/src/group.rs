@@ -184,6 +184,17 @@ impl Cgroup {
         }
     }
 
+    /// Makes a group beneath this one, in the hierarchy that holds processes together, and moves a process
+    /// there. On v2 this group can then give its controllers to those beneath, which it could not with a
+    /// process of its own (cgroup-v2.rst, "No Internal Process Constraint").
+    ///
+    /// # Errors
+    /// [`CgroupError`]; with ESRCH if the process has ended.
+    pub fn adopt(&self, name: &str, pid: u32) -> Result<(), CgroupError> {
+        let group = self.sub(name)?;
+        group.holder()?.write("cgroup.procs", &pid.to_string())
+    }
+
     /// All processes in the group and beneath it, by their ids in the caller's PID namespace. None
     /// if the group does not exist.
     ///

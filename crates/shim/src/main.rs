@@ -14,6 +14,7 @@ mod exec;
 mod exitfile;
 mod fifo;
 mod framing;
+mod hold;
 mod input;
 mod launch;
 mod logfile;
@@ -50,6 +51,7 @@ containerd-shim-peapod-v1: the parent of one pod's containers
   serve --id POD --dir DIRECTORY [--seccomp-cache DIRECTORY] [--pause]
         serve ttrpc on the listening socket that is the standard input;
         --pause holds one PID namespace for all containers
+  hold  keep a scope of systemd, from a byte on the standard input on
   runc ...
         an OCI runtime's command line: create, start, state, kill, delete, exec, features
   --version, -v
@@ -69,6 +71,10 @@ fn main() -> ExitCode {
         Some("serve") => match options(arguments) {
             Ok(options) => serve(options),
             Err(complaint) => say(&format!("{complaint}\n"), ExitCode::from(USAGE)),
+        },
+        Some("hold") => match hold::hold() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => say(&format!("hold: {e}\n"), ExitCode::FAILURE),
         },
         // From here on it goes by that name, also when it executes itself anew.
         Some(RUNC) => runner::front::main(std::iter::once(command).chain(arguments).collect()),

@@ -9,6 +9,7 @@
 mod client;
 mod error;
 mod fifo;
+mod hold;
 mod process;
 mod shim;
 mod spawn;
@@ -16,6 +17,7 @@ mod wire;
 
 pub use error::{Code, ShimError};
 pub use fifo::{Input, Output};
+pub use hold::Holder;
 pub use process::{Attach, Attached, ExecProcess};
 pub use shim::{CreateTask, Ended, ExecSync, RootMount, Shim};
 pub use spawn::{Program, SpawnRequest};

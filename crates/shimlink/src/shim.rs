@@ -297,7 +297,7 @@ impl Shim {
     deprecated,
     reason = "an OwnedFd cannot change its descriptor, which is what the successor wants promised"
 )]
-async fn reap(pidfd: OwnedFd) {
+pub(crate) async fn reap(pidfd: OwnedFd) {
     // Without the runtime's I/O driver there are no calls either: the process ends soon.
     let Ok(pidfd) = AsyncFd::with_interest(pidfd, Interest::READABLE) else { return };
     if pidfd.readable().await.is_ok() {
