@@ -45,6 +45,20 @@ impl Modules {
         fs::read_to_string(enabled).is_ok_and(|text| text.trim() == "Y")
     }
 
+    /// What an administrator should know: `None` = containers are confined.
+    pub(super) fn remark(&self) -> Option<&'static str> {
+        match (self.has_apparmor(), self.parser()) {
+            (true, Some(_)) => None,
+            (true, None) => Some("containers are not confined by AppArmor: there is no apparmor_parser"),
+            (false, _) => Some("containers are not confined by AppArmor: the kernel has it not enabled"),
+        }
+    }
+
+    fn parser(&self) -> Option<PathBuf> {
+        let beneath = |path: &&str| self.root.join(path.trim_start_matches('/'));
+        PARSERS.iter().map(beneath).find(|path| path.is_file())
+    }
+
     /// `name (mode)` in each line of the kernel's list.
     fn is_loaded(&self, name: &str) -> Result<bool> {
         let path = self.root.join("sys/kernel/security/apparmor/profiles");
@@ -87,8 +101,7 @@ impl Modules {
         if self.is_loaded(DEFAULT)? {
             return Ok(Some(DEFAULT.to_owned()));
         }
-        let beneath = |path: &&str| self.root.join(path.trim_start_matches('/'));
-        let Some(parser) = PARSERS.iter().map(beneath).find(|path| path.is_file()) else {
+        let Some(parser) = self.parser() else {
             tracing::warn!("no apparmor_parser: containers run without an AppArmor profile");
             return Ok(None);
         };
@@ -217,6 +230,8 @@ mod tests {
         };
         let list = fake.0.join("sys/kernel/security/apparmor/profiles").display().to_string();
         assert_eq!(fake.profile(AppArmorProfile::RuntimeDefault, false), Ok(None), "there is no parser");
+        let remark = || Modules { root: fake.0.clone() }.remark();
+        assert!(remark().is_some_and(|remark| remark.ends_with("there is no apparmor_parser")));
         program("#!/bin/sh\necho broken >&2\nexit 3\n");
         let error = fake.profile(AppArmorProfile::RuntimeDefault, false).expect_err("it failed");
         assert!(error.contains("broken"), "{error}");
@@ -224,6 +239,7 @@ mod tests {
             "#!/bin/sh\ntest \"$*\" = '--replace --skip-cache' || exit 9\n\
              name=$(sed -n 's/^profile \\([a-z-]*\\) .*/\\1/p')\necho \"$name (enforce)\" >>{list}\n"
         ));
+        assert_eq!(remark(), None);
         let default = Ok(Some(DEFAULT.to_owned()));
         assert_eq!(fake.profile(AppArmorProfile::RuntimeDefault, false), default);
         program("#!/bin/sh\nexit 1\n");
