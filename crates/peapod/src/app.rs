@@ -3,13 +3,16 @@
 //! Building is apart from running: directories, lock, socket and store come first, then the rooms,
 //! then the engine, which takes up what the store knows; only then is the first call served.
 
-use crate::{host::LinuxHost, listen, logging, notify, streamer};
+use crate::{
+    host::{LinuxHost, security_remark, systemd_is_running},
+    listen, logging, notify, streamer,
+};
 use anyhow::Context as _;
 use api::{
     admin::admin_server::AdminServer,
     cri::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
 };
-use config::{Config, Overrides};
+use config::{CgroupDriver, Config, Overrides};
 use cri::{AdminApi, CallLayer, ImageApi, NetworkState, Node, Runtime};
 use engine::{Engine, Parts, Probe};
 use image::Images;
@@ -97,6 +100,9 @@ async fn build(config: &Config) -> anyhow::Result<Built> {
     }
     listen::own_dir(&config.root.join("pods"), 0o700)?;
     let mounts = cgroup::Mounts::detect().context("cgroups cannot be used")?;
+    if config.cgroup.driver == CgroupDriver::Systemd {
+        systemd_is_running().map_err(anyhow::Error::msg).context("cgroup.driver")?;
+    }
     let store = Store::open(&config.store()).context("the store cannot be opened")?;
     let setup = image::Setup {
         root: config.root.clone(),
@@ -323,14 +329,14 @@ fn node(config: &Config, built: &Built) -> Node {
     let settings = serde_json::json!({
         "stateDir": config.state,
         "rootDir": config.root,
-        "cgroupDriver": "cgroupfs",
+        "cgroupDriver": config.cgroup.driver,
         "fallbackNetwork": config.network.fallback,
         "registryDir": config.registry.dir,
         "createMissingMountSources": config.container.create_missing_mount_sources,
         "deviceOwnershipFromSecurityContext": config.container.device_ownership_from_security_context,
         "cdiSpecDirs": config.cdi.spec_dirs,
     });
-    let mut remarks = Vec::new();
+    let mut remarks: Vec<String> = security_remark().map(str::to_owned).into_iter().collect();
     if config.container.create_missing_mount_sources {
         remarks.push(
             "missing sources of mounts are made as directories (create_missing_mount_sources)".to_owned(),
@@ -350,6 +356,7 @@ fn node(config: &Config, built: &Built) -> Node {
         }),
         info: BTreeMap::from([("config".to_owned(), settings.to_string())]),
         remarks,
+        systemd: config.cgroup.driver == CgroupDriver::Systemd,
         statuses_in_pod_status: config.events.in_pod_status,
         stats: stats::Reader::new(),
     }

@@ -76,7 +76,7 @@ impl<H: Host> RuntimeService for Runtime<H> {
         &self,
         _request: Request<cri::RuntimeConfigRequest>,
     ) -> Answer<cri::RuntimeConfigResponse> {
-        Ok(Response::new(node::runtime_config()))
+        Ok(Response::new(node::runtime_config(&self.node)))
     }
 
     async fn update_runtime_config(

@@ -27,6 +27,8 @@ pub struct Node {
     pub info: BTreeMap<String, String>,
     /// What an administrator should know and no condition says.
     pub remarks: Vec<String>,
+    /// The cgroup driver is systemd, not cgroupfs.
+    pub systemd: bool,
     /// PodSandboxStatus tells the containers' statuses and a timestamp, for the gate EventedPLEG.
     pub statuses_in_pod_status: bool,
     /// Reads the figures of containers.
@@ -53,8 +55,9 @@ pub(super) fn version(request: &cri::VersionRequest) -> Result<cri::VersionRespo
 }
 
 /// RuntimeConfig.
-pub(super) fn runtime_config() -> cri::RuntimeConfigResponse {
-    let linux = cri::LinuxRuntimeConfiguration { cgroup_driver: cri::CgroupDriver::Cgroupfs.into() };
+pub(super) fn runtime_config(node: &Node) -> cri::RuntimeConfigResponse {
+    let driver = if node.systemd { cri::CgroupDriver::Systemd } else { cri::CgroupDriver::Cgroupfs };
+    let linux = cri::LinuxRuntimeConfiguration { cgroup_driver: driver.into() };
     cri::RuntimeConfigResponse { linux: Some(linux) }
 }
 

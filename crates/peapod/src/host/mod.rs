@@ -13,9 +13,11 @@ mod lsm;
 mod network;
 mod pod;
 mod policy;
+mod scope;
 mod selinux;
 mod shims;
 mod sources;
+mod systemd;
 mod target;
 mod update;
 mod volumes;
@@ -27,14 +29,17 @@ use engine::{
     Host,
     host::{
         Attached, ContainerPlan, Created, Exec, ExecOutput, Exit, ImageFacts, LimitChange, Limits,
-        Namespaces, OciSpec, PodDirs, PodGroup, PodPlan, Result, Rootfs, ShimState, ShimUp, Started, Whom,
+        Namespaces, OciSpec, PodDirs, PodGroup, PodPlan, Result, Rootfs, Scope, ShimState, ShimUp, Started,
+        Whom,
     },
 };
 use image::Images;
 use net::{Network, netns::Pins};
 use policy::Policy;
+use shimlink::Holder;
 use shims::Shims;
 use std::{path::PathBuf, sync::Arc};
+pub(crate) use systemd::is_running as systemd_is_running;
 use types::{container::ContainerSpec, pod::PodSpec, signal::Signal};
 
 /// What the host is made of.
@@ -45,6 +50,9 @@ pub(crate) struct LinuxHost {
     pins: Pins,
     shims: Shims,
     mounts: Mounts,
+    /// Pods that are scopes need it, whatever the driver of new ones is.
+    systemd: systemd::Manager,
+    program: Arc<shimlink::Program>,
     /// `<state>/groups`: cgroups that were still in use when their maker left.
     groups: PathBuf,
     policy: Arc<Policy>,
@@ -61,17 +69,40 @@ impl LinuxHost {
         config: &Config,
     ) -> LinuxHost {
         let state = &config.state;
-        let shims = Shims::new(program, state.join("seccomp"));
+        let shims = Shims::new(Arc::clone(&program), state.join("seccomp"));
         LinuxHost {
             images,
             network,
             pins,
             shims,
             mounts,
+            systemd: systemd::Manager::of_the_host(),
+            program,
             groups: state.join("groups"),
             policy: Arc::new(config.into()),
         }
     }
+
+    /// The pod's scope, unless it is there.
+    async fn keep_scope(&self, plan: &PodPlan, scope: &Scope) -> Result<()> {
+        let (mounts, systemd, plan, wanted) =
+            (self.mounts.clone(), self.systemd.clone(), plan.clone(), scope.clone());
+        let (program, runtime) = (Arc::clone(&self.program), tokio::runtime::Handle::current());
+        blocking("making the pod's scope", move || {
+            if scope::is_kept(&mounts, &plan)? {
+                return Ok(());
+            }
+            let _within = runtime.enter();
+            let holder = Holder::start(&program).map_err(blocking::failed("cannot make the pod's scope"))?;
+            scope::make(&mounts, &systemd, &plan, &wanted, holder)
+        })
+        .await
+    }
+}
+
+/// What an administrator should know of the machine's security modules.
+pub(crate) fn security_remark() -> Option<&'static str> {
+    lsm::Modules::of_the_host().remark()
 }
 
 impl Host for LinuxHost {
@@ -109,6 +140,10 @@ impl Host for LinuxHost {
     }
 
     async fn make_pod_cgroup(&self, plan: &PodPlan) -> Result<PodGroup> {
+        if let Some(scope) = &plan.cgroup.scope {
+            self.keep_scope(plan, scope).await?;
+            return Ok(PodGroup::done());
+        }
         let (mounts, plan) = (self.mounts.clone(), plan.clone());
         blocking("making the pod's cgroup", move || pod::make_cgroup(&mounts, &plan)).await?;
         Ok(PodGroup::done())
@@ -135,6 +170,13 @@ impl Host for LinuxHost {
     }
 
     async fn drop_pod_cgroup(&self, plan: &PodPlan) -> Result<()> {
+        if let Some(wanted) = plan.cgroup.scope.clone() {
+            let (mounts, systemd, plan) = (self.mounts.clone(), self.systemd.clone(), plan.clone());
+            return blocking("dropping the pod's scope", move || {
+                scope::drop(&mounts, &systemd, &plan, &wanted)
+            })
+            .await;
+        }
         let (mounts, plan, groups) = (self.mounts.clone(), plan.clone(), self.groups.clone());
         blocking("dropping the pod's cgroup", move || pod::drop_cgroup(&mounts, &plan, &groups)).await
     }
@@ -165,6 +207,10 @@ impl Host for LinuxHost {
         spec: &OciSpec,
         _rootfs: Rootfs,
     ) -> Result<Created> {
+        if let Some(scope) = &pod.cgroup.scope {
+            // Its keeper may have been killed since: the kubelet ends all processes of a pod's slice.
+            self.keep_scope(pod, scope).await?;
+        }
         let (pod_plan, plan, oci) = (pod.clone(), container.clone(), spec.clone());
         let policy = Arc::clone(&self.policy);
         blocking("writing the bundle", move || bundle::write(&pod_plan, &plan, oci, &policy)).await?;
