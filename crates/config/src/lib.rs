@@ -87,7 +87,7 @@ impl LogLevel {
 }
 
 /// `[cgroup]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cgroup {
     /// How they are made.
@@ -228,12 +228,6 @@ impl Default for Config {
             events: Events::default(),
             limits: Limits::default(),
         }
-    }
-}
-
-impl Default for Cgroup {
-    fn default() -> Self {
-        Cgroup { driver: CgroupDriver::default(), parent: String::new() }
     }
 }
 

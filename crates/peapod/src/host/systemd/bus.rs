@@ -69,11 +69,10 @@ impl Bounded {
     }
 
     fn error(&self, error: io::Error) -> BusError {
-        match error.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
-                BusError::Deadline(self.patience.as_secs())
-            }
-            _ => BusError::Io(error),
+        if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) {
+            BusError::Deadline(self.patience.as_secs())
+        } else {
+            BusError::Io(error)
         }
     }
 }
