@@ -21,6 +21,9 @@ use sys::{
 /// A set-up that takes longer hangs in the kernel, on a dead network file system most likely.
 const SET_UP_LIMIT: Duration = Duration::from_secs(60);
 
+/// A message with its descriptor, if any.
+type Word = (Message, Option<OwnedFd>);
+
 /// Waits until the child is set up; returns its terminal's other end, if it has one. Runs the hooks of the host when
 /// the child asks for them. A child that failed, or is too slow, is killed and reaped.
 pub(crate) fn await_ready(
@@ -28,8 +31,21 @@ pub(crate) fn await_ready(
     child: &Child,
     hooks: Option<&Hooks>,
 ) -> Result<Option<OwnedFd>, RunnerError> {
+    settle(channel, child, hooks, None)
+}
+
+/// `early`: what the child has said already.
+fn settle(
+    channel: &OwnedFd,
+    child: &Child,
+    hooks: Option<&Hooks>,
+    early: Option<Word>,
+) -> Result<Option<OwnedFd>, RunnerError> {
     let limit = SET_UP_LIMIT + hooks.map_or(Duration::ZERO, Hooks::time_to_create);
-    let mut answer = receive_within(channel, limit);
+    let mut answer = match early {
+        Some(word) => Ok(Some(word)),
+        None => receive_within(channel, limit),
+    };
     if let (Ok(Some((Message::Made, _))), Some(hooks)) = (&answer, hooks) {
         if let Err(error) = hooks.run_of_runtime(child.pid) {
             end(child);
@@ -42,7 +58,7 @@ pub(crate) fn await_ready(
         Ok(Some((Message::Ready, terminal))) => return Ok(terminal),
         Ok(Some((Message::Failed(failure) | Message::NotExecuted(failure), _))) => failure.into(),
         Ok(Some((Message::HookFailed(what), _))) => HookError(what).into(),
-        Ok(Some((Message::Start | Message::Made | Message::GoOn, _))) => {
+        Ok(Some((Message::Start | Message::Made | Message::GoOn | Message::Born(_), _))) => {
             RunnerError::step("read the child's answer")(Errno::PROTO)
         }
         Ok(None) => return Err(died(child)),
@@ -51,6 +67,44 @@ pub(crate) fn await_ready(
     };
     end(child);
     Err(error)
+}
+
+/// As [`await_ready`], where the child makes another one that is the container's first process: the one that is
+/// returned. The first has ended then, and is reaped.
+pub(crate) fn await_inner(
+    channel: &OwnedFd,
+    outer: &Child,
+    hooks: Option<&Hooks>,
+) -> Result<(Child, Option<OwnedFd>), RunnerError> {
+    // The one inside may say its first word before it is announced.
+    let mut early = None;
+    let failed = loop {
+        match receive_within(channel, SET_UP_LIMIT) {
+            Ok(Some((Message::Born(pid), Some(pidfd)))) => match born(pid, pidfd) {
+                Some(inner) => {
+                    end(outer);
+                    let terminal = settle(channel, &inner, hooks, early)?;
+                    return Ok((inner, terminal));
+                }
+                None => break RunnerError::step("read the child's answer")(Errno::PROTO),
+            },
+            Ok(Some(word)) if early.is_none() => early = Some(word),
+            Ok(Some(_)) => break RunnerError::step("read the child's answer")(Errno::PROTO),
+            Ok(None) => match early {
+                Some((Message::Failed(failure), _)) => break failure.into(),
+                Some(_) | None => return Err(died(outer)),
+            },
+            Err(Errno::TIMEDOUT) => break RunnerError::TooSlow { seconds: SET_UP_LIMIT.as_secs() },
+            Err(errno) => break RunnerError::step("read the child's answer")(errno),
+        }
+    };
+    end(outer);
+    Err(failed)
+}
+
+fn born(pid: u32, pidfd: OwnedFd) -> Option<Child> {
+    let pid = i32::try_from(pid).ok().and_then(sys::rustix::process::Pid::from_raw)?;
+    Some(Child { pid, pidfd })
 }
 
 /// Says "start" and waits for the exec, which closes the other end, or for the reason why there was none.
@@ -67,7 +121,7 @@ pub(crate) fn start(channel: &OwnedFd, program: &str, more: Duration) -> Result<
         Ok(Some((Message::NotExecuted(failure), _))) => not_executed(program, failure),
         Ok(Some((Message::Failed(failure), _))) => step(&failure.step, failure.errno),
         Ok(Some((Message::HookFailed(what), _))) => HookError(what).into(),
-        Ok(Some((Message::Ready | Message::Start | Message::Made | Message::GoOn, _))) => {
+        Ok(Some((Message::Ready | Message::Start | Message::Made | Message::GoOn | Message::Born(_), _))) => {
             step("read the process' answer", Errno::PROTO)
         }
         Err(errno) => step("read the process' answer", errno),
@@ -98,7 +152,7 @@ impl From<Failure> for RunnerError {
 }
 
 /// The next message with its descriptor, if any; `None` when the other end is closed.
-fn receive_within(channel: &OwnedFd, limit: Duration) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
+fn receive_within(channel: &OwnedFd, limit: Duration) -> Result<Option<Word>, Errno> {
     let limit = Timespec { tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
     let mut polled = [PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN)];
     if retry_on_intr(|| poll(&mut polled, Some(&limit)))? == 0 {

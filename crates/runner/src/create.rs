@@ -5,7 +5,7 @@ use crate::{
     hooks::Hooks,
     init::{self, Init},
     plan::{
-        self, Places, Plan,
+        Places, Plan,
         process::{Filter, seccomp_flags},
     },
 };
@@ -21,7 +21,7 @@ use sys::{
         io::Errno,
         net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
         process::DumpableBehavior,
-        thread::{LinkNameSpaceType, ThreadNameSpaceType},
+        thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags},
     },
 };
 
@@ -46,7 +46,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, RunnerError> {
     let filter = filter(request.spec, request.seccomp_cache)?;
     let hooks = Hooks::new(request.spec, request.id, request.bundle)?;
     let mut plan = Plan::new(spec, &places, filter)?;
-    plan::mounts::map_ids(&mut plan.mounts)?;
+    plan.make_user_namespaces()?;
     let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let cgroup = Cgroup::create(request.cgroups, &group, resources);
     let made = cgroup
@@ -75,16 +75,25 @@ fn launch(
     let (channel, theirs) = sys::socket::pair().map_err(RunnerError::step("make the channel"))?;
     let stdio = above_stdio(stdio)?;
     let listening = matches!(gate, Gate::Listener(_));
-    let flags = plan.namespaces.new;
     let mut plan = plan;
-    let join_pid = plan.namespaces.join_pid.take();
+    // In a user namespace of its own the first process is a child of a child: the one between has the host's
+    // rights, and prepares what wants them.
+    let outside = plan.user.is_some();
+    let flags = if outside { UnshareFlags::NEWNS } else { plan.namespaces.new };
+    let join_pid = if outside { None } else { plan.namespaces.join_pid.take() };
     let into = into_cgroup(&entry)?;
     let init = Init { plan, stdio, entry, gate, channel: theirs, hooks: hooks.clone() };
     let keep = init.descriptors();
-    let wanted = Clone { flags, cgroup: into.as_ref().map(AsFd::as_fd), keep: &keep };
+    let wanted = Clone { flags, cgroup: into.as_ref().map(AsFd::as_fd), keep: &keep, sibling: false };
     let namespace = join_pid.as_ref().map(|fd| PidNamespace::Itself(fd.as_fd()));
-    let child = in_pid_namespace(namespace, || spawn(&wanted, init, init::first))?;
-    let terminal = channel::await_ready(&channel, &child, hooks.as_deref())?;
+    let run = if outside { init::outside::prepare } else { init::first };
+    let child = in_pid_namespace(namespace, || spawn(&wanted, init, run))?;
+    let (child, terminal) = if outside {
+        channel::await_inner(&channel, &child, hooks.as_deref())?
+    } else {
+        let terminal = channel::await_ready(&channel, &child, hooks.as_deref())?;
+        (child, terminal)
+    };
     let Child { pid, pidfd } = child;
     Ok(Created { pid, pidfd, cgroup, terminal, program, channel: (!listening).then_some(channel), hooks })
 }

@@ -4,7 +4,7 @@ use crate::{
     ExecError, ExecRequest, Execed, RunnerError, channel,
     create::{PidNamespace, above_stdio, filter, in_pid_namespace, into_cgroup, spawn},
     init::{self, Joining},
-    plan::process::ProcessPlan,
+    plan::{process::ProcessPlan, userns::UserPlan},
 };
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::time::Duration;
@@ -40,7 +40,8 @@ fn namespaces(spec: &Spec) -> ThreadNameSpaceType {
 /// [`ExecError`]; the process was then reaped. [`RunnerError::Gone`] when the container has ended.
 pub fn exec(request: ExecRequest<'_>) -> Result<Execed, ExecError> {
     let seccomp = filter(request.spec, request.seccomp_cache)?;
-    let process = ProcessPlan::new(request.process, request.spec.linux().as_ref(), seccomp)?;
+    let user = UserPlan::of(request.spec)?;
+    let process = ProcessPlan::new(request.process, request.spec.linux().as_ref(), seccomp, user.as_ref())?;
     let program = process.program.clone();
     let entry = request.cgroup.entry().map_err(RunnerError::from)?;
     let stdio = above_stdio(request.stdio)?;
@@ -50,12 +51,18 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Execed, ExecError> {
         process,
         container: request.container,
         join: namespaces(request.spec),
+        user: user.is_some(),
         stdio,
         entry,
         channel: theirs,
     };
     let keep = joining.descriptors();
-    let wanted = Clone { flags: UnshareFlags::empty(), cgroup: into.as_ref().map(AsFd::as_fd), keep: &keep };
+    let wanted = Clone {
+        flags: UnshareFlags::empty(),
+        cgroup: into.as_ref().map(AsFd::as_fd),
+        keep: &keep,
+        sibling: false,
+    };
     let child = in_pid_namespace(Some(PidNamespace::Of(request.container)), || {
         spawn(&wanted, joining, init::further)
     });

@@ -49,6 +49,9 @@ pub(crate) enum Message {
     HookFailed(String),
     /// Child to parent: the program could not be found or executed, the child ends.
     NotExecuted(Failure),
+    /// A child that prepared things for another to its parent: that one was born, as the parent's child too, with
+    /// this number. Its pidfd comes along.
+    Born(u32),
 }
 
 /// Room for every message.
@@ -76,8 +79,12 @@ impl Message {
             Message::Made => (5, None, ""),
             Message::GoOn => (6, None, ""),
             Message::HookFailed(what) => (7, None, what.as_str()),
+            Message::Born(_) => (8, None, ""),
         };
         let mut bytes = vec![kind];
+        if let Message::Born(pid) = self {
+            bytes.extend(pid.to_ne_bytes());
+        }
         bytes.extend(errno.into_iter().flat_map(|errno| errno.raw_os_error().to_ne_bytes()));
         bytes.extend(&text.as_bytes()[..text.floor_char_boundary(MOST_TEXT)]);
         bytes
@@ -98,6 +105,7 @@ impl Message {
             5 => Some(Message::Made),
             6 => Some(Message::GoOn),
             7 => Some(Message::HookFailed(String::from_utf8_lossy(rest).into_owned())),
+            8 => rest.try_into().ok().map(u32::from_ne_bytes).map(Message::Born),
             _ => None,
         }
     }
@@ -118,6 +126,7 @@ mod tests {
             Message::Made,
             Message::GoOn,
             Message::HookFailed("hooks.prestart[0] /ä: exit status: 1".to_owned()),
+            Message::Born(7),
         ] {
             assert_eq!(Message::parse(&sent.to_bytes()), Some(sent));
         }
@@ -126,7 +135,7 @@ mod tests {
         assert!(
             matches!(Message::parse(&long), Some(Message::Failed(f)) if f.step.chars().all(|c| c == 'ä'))
         );
-        for bad in [&b""[..], &[9], &[3, 1, 2]] {
+        for bad in [&b""[..], &[9], &[3, 1, 2], &[8, 1]] {
             assert_eq!(Message::parse(bad), None);
         }
     }

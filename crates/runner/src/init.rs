@@ -13,6 +13,7 @@ mod console;
 mod devices;
 mod hide;
 mod mounts;
+pub(crate) mod outside;
 mod root;
 
 use crate::{
@@ -57,8 +58,8 @@ impl Init {
     pub(crate) fn descriptors(&self) -> Vec<RawFd> {
         let mut all = of_process(&self.stdio, &self.entry, &self.channel);
         all.extend(self.plan.namespaces.join.iter().map(|join| join.fd.as_raw_fd()));
-        let namespaces = self.plan.mounts.iter().filter_map(|mount| mount.idmap.as_ref()?.userns.as_ref());
-        all.extend(namespaces.map(AsRawFd::as_raw_fd));
+        all.extend(self.plan.namespaces.join_pid.iter().map(AsRawFd::as_raw_fd));
+        all.extend(self.plan.maps().map(|map| map.as_raw_fd()));
         if let Gate::Listener(listener) = &self.gate {
             all.push(listener.as_raw_fd());
         }
@@ -66,11 +67,16 @@ impl Init {
     }
 }
 
-fn of_process(stdio: &Stdio, entry: &Entry, channel: &OwnedFd) -> Vec<RawFd> {
+fn of_streams(stdio: &Stdio, channel: &OwnedFd) -> Vec<RawFd> {
     let mut all = vec![channel.as_raw_fd()];
     if let Stdio::Files { stdin, stdout, stderr } = stdio {
         all.extend([stdin, stdout, stderr].map(AsRawFd::as_raw_fd));
     }
+    all
+}
+
+fn of_process(stdio: &Stdio, entry: &Entry, channel: &OwnedFd) -> Vec<RawFd> {
+    let mut all = of_streams(stdio, channel);
     match entry {
         Entry::V1(files) => all.extend(files.iter().map(AsRawFd::as_raw_fd)),
         Entry::V2(dir) => all.push(dir.as_raw_fd()),
@@ -82,6 +88,17 @@ fn of_process(stdio: &Stdio, entry: &Entry, channel: &OwnedFd) -> Vec<RawFd> {
 pub(crate) fn first(init: Init) -> Infallible {
     let Init { plan, stdio, entry, gate, channel, hooks } = init;
     let ready = set_up(&plan, stdio, entry, hooks.as_deref(), &channel);
+    go_on(&plan, gate, channel, hooks.as_deref(), ready)
+}
+
+/// Says that it is ready, waits for the start, and executes the program.
+fn go_on(
+    plan: &Plan,
+    gate: Gate,
+    channel: OwnedFd,
+    hooks: Option<&Hooks>,
+    ready: Result<Option<OwnedFd>, Message>,
+) -> Infallible {
     announce(&channel, ready);
     let channel = match gate {
         Gate::Creator => channel,
@@ -106,6 +123,8 @@ pub(crate) struct Joining<'a> {
     pub(crate) process: ProcessPlan,
     pub(crate) container: BorrowedFd<'a>,
     pub(crate) join: ThreadNameSpaceType,
+    /// Whether it joins a user namespace, too.
+    pub(crate) user: bool,
     pub(crate) stdio: Stdio,
     pub(crate) entry: Entry,
     pub(crate) channel: OwnedFd,
@@ -122,7 +141,7 @@ impl Joining<'_> {
 
 /// A further process of a container.
 pub(crate) fn further(joining: Joining<'_>) -> Infallible {
-    let Joining { process, container, join, stdio, entry, channel } = joining;
+    let Joining { process, container, join, user, stdio, entry, channel } = joining;
     let ready = (|| -> Result<_, Message> {
         if let Some(cpus) = &process.affinity.first {
             confine::set_affinity(cpus).step("set process.execCPUAffinity.initial")?;
@@ -134,13 +153,21 @@ pub(crate) fn further(joining: Joining<'_>) -> Infallible {
             None => confine::reset_affinity(),
         }
         confine::set_oom_score_adj(&process)?;
-        namespace::join_process(container, join).step("join the container's namespaces")?;
+        console::give_pipes(&stdio, &process)?;
+        if user {
+            confine::raise_limits(&process)?;
+            let join = join | ThreadNameSpaceType::USER;
+            namespace::join_process(container, join).step("join the container's namespaces")?;
+            sys::userns::become_root().step("become root of the user namespace")?;
+        } else {
+            namespace::join_process(container, join).step("join the container's namespaces")?;
+        }
         rustix::process::setsid().step("setsid")?;
         let root = root_of_container()?;
         let terminal = match stdio {
             Stdio::Terminal => Some(console::open(&root, &process)?),
             Stdio::Files { stdin, stdout, stderr } => {
-                console::take_files([&stdin, &stdout, &stderr], &process)?;
+                console::take_files([&stdin, &stdout, &stderr])?;
                 None
             }
         };
@@ -169,36 +196,59 @@ fn set_up(
     confine::reset_affinity();
     // While /proc is still the host's.
     confine::set_oom_score_adj(&plan.process)?;
-    enter_namespaces(&plan.namespaces)?;
+    console::give_pipes(&stdio, &plan.process)?;
+    join_namespaces(&plan.namespaces)?;
+    make_cgroup_namespace(&plan.namespaces)?;
     rustix::process::setsid().step("setsid")?;
     set_names(plan)?;
     let sources = mounts::open_sources(&plan.mounts)?;
     let root = root::mount(&plan.root)?;
-    let sources = mounts::open_in_root(&root, &plan.mounts, sources)?;
-    mounts::mount_all(&root, &plan.mounts, sources)?;
-    devices::make_all(&root, &plan.devices)?;
-    let terminal = match &stdio {
+    let made = Mounted { root, sources, nodes: devices::Source::Made };
+    furnish(plan, &stdio, made, hooks, channel)
+}
+
+/// The root with what shall be in it.
+struct Mounted {
+    root: sys::root::RootFd,
+    sources: Vec<mounts::Sources>,
+    nodes: devices::Source,
+}
+
+/// All that is done in the new root, and up to the user.
+fn furnish(
+    plan: &Plan,
+    stdio: &Stdio,
+    made: Mounted,
+    hooks: Option<&Hooks>,
+    channel: &OwnedFd,
+) -> Result<Option<OwnedFd>, Message> {
+    let Mounted { root, sources, nodes } = made;
+    let root = &root;
+    let sources = mounts::open_in_root(root, &plan.mounts, sources)?;
+    mounts::mount_all(root, &plan.mounts, sources)?;
+    devices::make_all(root, &plan.devices, &nodes)?;
+    let terminal = match stdio {
         Stdio::Terminal => {
-            let terminal = console::open(&root, &plan.process)?;
-            console::mount_console(&root)?;
+            let terminal = console::open(root, &plan.process)?;
+            console::mount_console(root)?;
             Some(terminal)
         }
         Stdio::Files { stdin, stdout, stderr } => {
-            console::take_files([stdin, stdout, stderr], &plan.process)?;
+            console::take_files([stdin, stdout, stderr])?;
             None
         }
     };
     write_sysctls(plan)?;
-    confine::make_cwd(&plan.process, &root)?;
+    confine::make_cwd(&plan.process, root)?;
     if let Some(hooks) = hooks {
         run_hooks(hooks, channel)?;
     }
-    root::pivot(&root)?;
-    hide::read_only(&root, &plan.readonly)?;
-    hide::mask(&root, &plan.masked)?;
-    root::finish(&root, &plan.root)?;
+    root::pivot(root)?;
+    hide::read_only(root, &plan.readonly)?;
+    hide::mask(root, &plan.masked)?;
+    root::finish(root, &plan.root)?;
     confine::label(&plan.process)?;
-    confine::become_user(&plan.process, &root)?;
+    confine::become_user(&plan.process, root)?;
     Ok(terminal)
 }
 
@@ -223,16 +273,20 @@ fn enter_cgroup(entry: Entry) -> Result<(), Failure> {
     Ok(())
 }
 
-fn enter_namespaces(namespaces: &Namespaces) -> Result<(), Failure> {
+fn join_namespaces(namespaces: &Namespaces) -> Result<(), Failure> {
     for Join { kind, name, fd } in &namespaces.join {
         namespace::join(fd, *kind).step_with(|| format!("join the {name} namespace"))?;
     }
+    match &namespaces.new_time {
+        Some(offsets) => enter_new_time(offsets),
+        None => Ok(()),
+    }
+}
+
+fn make_cgroup_namespace(namespaces: &Namespaces) -> Result<(), Failure> {
     if namespaces.new_cgroup {
         // Only now: the root of a cgroup namespace is the group in which it was made.
         namespace::unshare(UnshareFlags::NEWCGROUP).step("make the cgroup namespace")?;
-    }
-    if let Some(offsets) = &namespaces.new_time {
-        enter_new_time(offsets)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod devices;
 pub(crate) mod label;
+pub(crate) mod layers;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod options;
@@ -13,6 +14,7 @@ pub(crate) mod refusal;
 pub(crate) mod rootfs;
 pub(crate) mod schedule;
 pub(crate) mod sysctl;
+pub(crate) mod userns;
 
 use crate::{RootMount, RunnerError};
 use cgroup::CgroupPath;
@@ -21,15 +23,19 @@ use mounts::{MountKind, MountPlan};
 use namespaces::Namespaces;
 use oci_spec::runtime::Spec;
 use process::{Filter, ProcessPlan, absolute};
-use rootfs::RootPlan;
+use rootfs::{RootKind, RootPlan};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use sys::rustix::thread::UnshareFlags;
+use userns::UserPlan;
 
 /// A container, ready for the child.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) process: ProcessPlan,
     pub(crate) namespaces: Namespaces,
+    /// `None`: the caller's own user namespace.
+    pub(crate) user: Option<UserPlan>,
     pub(crate) hostname: Option<String>,
     pub(crate) domainname: Option<String>,
     pub(crate) root: RootPlan,
@@ -61,19 +67,24 @@ impl Plan {
         let linux = spec.linux().as_ref().ok_or_else(|| RunnerError::invalid("linux", "it is missing"))?;
         let mut namespaces = Namespaces::new(linux.namespaces().as_deref().unwrap_or_default())?;
         namespaces.set_time_offsets(&linux.time_offsets().clone().unwrap_or_default())?;
+        let user = UserPlan::new(linux, &mut namespaces)?;
         let root = spec.root().as_ref();
         let root_path = root.map_or(Path::new("rootfs"), |root| root.path().as_path());
-        let mounts = mounts::parse(spec.mounts().as_deref().unwrap_or_default(), places, root_path)?;
+        let mounts =
+            mounts::parse(spec.mounts().as_deref().unwrap_or_default(), places, root_path, user.as_ref())?;
         let host_dev = mounts
             .iter()
             .any(|mount| mount.target == Path::new("/dev") && matches!(mount.kind, MountKind::Bind { .. }));
         let wanted_devices = linux.devices().as_deref().unwrap_or_default();
-        let devices = devices::parse(wanted_devices)?;
+        let mut devices = devices::parse(wanted_devices)?;
+        if let Some(user) = &user {
+            devices::map_owners(&mut devices, user);
+        }
         let uts = |name: &'static str, value: &Option<String>| uts_name(name, value.as_deref(), &namespaces);
         Ok(Plan {
             hostname: uts("hostname", spec.hostname())?,
             domainname: uts("domainname", spec.domainname())?,
-            process: ProcessPlan::new(process, Some(linux), seccomp)?,
+            process: ProcessPlan::new(process, Some(linux), seccomp, user.as_ref())?,
             root: RootPlan::new(
                 places.rootfs,
                 places.bundle,
@@ -87,7 +98,37 @@ impl Plan {
             devices: if host_dev { Vec::new() } else { devices },
             mounts,
             namespaces,
+            user,
         })
+    }
+
+    /// Makes the user namespaces that the plan needs: the last step before the child.
+    pub(crate) fn make_user_namespaces(&mut self) -> Result<(), RunnerError> {
+        let mut made = userns::Made::default();
+        if let Some(user) = &mut self.user {
+            match &user.fd {
+                Some(fd) => made.add(&user.uids, &user.gids, fd),
+                None => user.fd = Some(made.of("linux.uidMappings", &user.uids, &user.gids)?),
+            }
+        }
+        if let RootKind::Layers { layers, .. } = &mut self.root.kind {
+            if self.user.is_none() {
+                return Err(RunnerError::unsupported("rootfs.options", "uidmap without a user namespace"));
+            }
+            let map = &mut layers.map;
+            map.userns = Some(made.of("rootfs.options", &map.uids, &map.gids)?);
+        }
+        mounts::map_ids(&mut self.mounts, &mut made)
+    }
+
+    /// The user namespaces that mounts stand for.
+    pub(crate) fn maps(&self) -> impl Iterator<Item = &Rc<sys::rustix::fd::OwnedFd>> {
+        let root = match &self.root.kind {
+            RootKind::Layers { layers, .. } => layers.map.userns.as_ref(),
+            RootKind::Mount { .. } | RootKind::Bind { .. } => None,
+        };
+        let mounts = self.mounts.iter().filter_map(|mount| mount.idmap.as_ref()?.userns.as_ref());
+        mounts.chain(root).chain(self.user.iter().filter_map(|user| user.fd.as_ref()))
     }
 }
 

@@ -22,9 +22,12 @@ use sys::{
 type Case = (&'static str, fn(&Place));
 
 fn main() {
-    let cases: [Case; 12] = [
+    let cases: [Case; 15] = [
         ("the unified hierarchy is entered by the clone itself", the_unified_hierarchy),
         ("an overlay of many layers is the root and nothing of it is on the host", an_overlay),
+        ("layers are seen with the ids of a user namespace", mapped_layers),
+        ("a waiting container in a user namespace holds no descriptor of its creator", none_is_held_inside),
+        ("a failure on either side of a user namespace leaves nothing", a_failure_with_userns),
         ("a container whose creator drops it before the start ends", a_dropped_creation),
         ("a waiting container holds no descriptor of its creator", no_descriptor_is_held),
         ("a failed exec of the first process is told by start", a_failed_start),
@@ -115,11 +118,15 @@ impl Place {
     }
 
     fn create_with(&self, spec: &Spec, stdio: Stdio, layers: usize) -> Result<Created, RunnerError> {
+        self.create_on(self.overlay(layers), spec, stdio)
+    }
+
+    fn create_on(&self, root: RootMount, spec: &Spec, stdio: Stdio) -> Result<Created, RunnerError> {
         runner::create(CreateRequest {
             id: "c",
             spec,
             bundle: &self.dir.join("bundle"),
-            rootfs: vec![self.overlay(layers)],
+            rootfs: vec![root],
             stdio,
             cgroups: &self.cgroups,
             seccomp_cache: Some(&self.dir.join("seccomp")),
@@ -133,9 +140,13 @@ impl Place {
 
     /// Runs to the end; gives what it wrote and how it ended.
     fn run(&self, spec: &Spec, layers: usize) -> (String, Exit) {
+        self.run_on(self.overlay(layers), spec)
+    }
+
+    fn run_on(&self, root: RootMount, spec: &Spec) -> (String, Exit) {
         let (mut reader, writer) = pipe().expect("pipe");
         let stdio = Stdio::Files { stdin: open_null(), stdout: copy(&writer), stderr: writer.into() };
-        let mut created = self.create_with(spec, stdio, layers).expect("create");
+        let mut created = self.create_on(root, spec, stdio).expect("create");
         created.start().expect("start");
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("read");
@@ -189,6 +200,105 @@ fn an_overlay(place: &Place) {
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     assert!(!mounts.contains(place.dir.to_str().expect("UTF-8")), "{mounts}");
+}
+
+/// With a user namespace: root is 100000 outside.
+fn with_userns(place: &Place, args: &[&str], change: impl FnOnce(&mut Value)) -> Spec {
+    place.spec(args, |spec| {
+        let lines = json!([{ "containerID": 0, "hostID": 100_000, "size": 1000 }]);
+        spec["linux"]["uidMappings"] = lines.clone();
+        spec["linux"]["gidMappings"] = lines;
+        spec["linux"]["namespaces"].as_array_mut().expect("list").push(json!({ "type": "user" }));
+        change(spec);
+    })
+}
+
+fn mapped(mut root: RootMount) -> RootMount {
+    let more = ["uidmap=0:100000:1000", "gidmap=0:100000:1000", "idmap-upper", "volatile"];
+    root.options.extend(more.map(str::to_owned));
+    root
+}
+
+fn mapped_layers(place: &Place) {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    for name in ["roots", "users", "gone", "nobodys"] {
+        let path = place.dir.join("layers/1").join(name);
+        File::create(&path).and_then(|mut file| file.write_all(b"text\n")).expect("write");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("chmod");
+    }
+    chown(place.dir.join("layers/1/users"), Some(7), Some(8)).expect("chown");
+    chown(place.dir.join("layers/1/nobodys"), Some(1000), Some(1000)).expect("chown");
+    std::os::unix::fs::symlink("busybox", place.dir.join("layers/0/bin/stat")).expect("link");
+    for name in ["rm", "mkdir", "chown"] {
+        std::os::unix::fs::symlink("busybox", place.dir.join("layers/0/bin").join(name)).expect("link");
+    }
+    let script = "set -e; cat roots; stat -c '%n %u:%g' / roots users nobodys; rm gone; echo new >>roots; \
+        echo x >made; chown 7:8 made; mkdir dir; rm -r bin/cat; test ! -e gone; stat -c %u:%g roots made; \
+        cat nobodys && exit 1; test -w / ";
+    // More rights than needed: what is refused is so because of the ids.
+    let caps = json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER"]);
+    let spec = with_userns(place, &["sh", "-c", script], |spec| {
+        spec["process"]["capabilities"] = json!({ "bounding": caps, "permitted": caps, "effective": caps });
+    });
+    let (text, exit) = place.run_on(mapped(place.overlay(2)), &spec);
+    let told = "text\n/ 0:0\nroots 0:0\nusers 7:8\nnobodys 65534:65534\n0:0\n7:8\n";
+    assert!(exit == Exit::Code(0) && text.starts_with(told), "{exit:?}: {text}");
+    // On disk all is as a container without a user namespace leaves it.
+    let upper = place.dir.join("upper-2");
+    for (name, owner) in [("roots", (0, 0)), ("made", (7, 8)), ("dir", (0, 0)), ("gone", (0, 0))] {
+        let found = upper.join(name).symlink_metadata().expect(name);
+        assert_eq!((found.uid(), found.gid()), owner, "{name}");
+    }
+    assert_eq!(place.dir.join("work-2/work").symlink_metadata().expect("work").uid(), 0);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    assert!(!mounts.contains(place.dir.to_str().expect("UTF-8")), "{mounts}");
+    // Many of them do not fit in a page by their names.
+    let spec = with_userns(place, &["sh", "-c", "cat /roots"], |_| ());
+    let (text, exit) = place.run_on(mapped(place.overlay(400)), &spec);
+    assert_eq!((text.as_str(), exit), ("text\n", Exit::Code(0)));
+}
+
+fn none_is_held_inside(place: &Place) {
+    let spec = with_userns(place, &["sleep", "1000"], |_| ());
+    let created = place.create_on(mapped(place.overlay(2)), &spec, null()).expect("create");
+    let fds = format!("/proc/{}/fd", created.pid.as_raw_pid());
+    let held = std::fs::read_dir(fds).expect("list").count();
+    assert!(held <= 5, "{held} descriptors: 0, 1, 2, the channel, and the root's at most");
+    end(&created);
+    no_child_is_left();
+}
+
+fn no_child_is_left() {
+    let waited = sys::rustix::process::wait(sys::rustix::process::WaitOptions::NOHANG);
+    assert_eq!(waited.map(|found| found.is_some()), Err(sys::rustix::io::Errno::CHILD));
+}
+
+fn a_failure_with_userns(place: &Place) {
+    let create = |change: &dyn Fn(&mut Value)| {
+        let spec = with_userns(place, &["true"], change);
+        place.create_on(mapped(place.overlay(2)), &spec, null())
+    };
+    type Change = fn(&mut Value);
+    let cases: [(Change, &str); 2] = [
+        // Before the user namespace is entered, and within.
+        (
+            |spec| push(spec, json!({ "destination": "/x", "type": "bind", "source": "/nowhere" })),
+            "open the source",
+        ),
+        (|spec| push(spec, json!({ "destination": "/x", "type": "nosuchfs", "source": "x" })), "nosuchfs"),
+    ];
+    for (change, why) in cases {
+        let error = create(&change).expect_err(why).to_string();
+        assert!(error.contains(why), "{error}");
+        assert!(!place.has_group(), "{why}: a cgroup is left");
+        no_child_is_left();
+    }
+    let plain = place.create_on(mapped(place.overlay(2)), &place.spec(&["true"], |_| ()), null());
+    assert!(matches!(plain, Err(RunnerError::Unsupported { .. })), "mapped layers want a user namespace");
+}
+
+fn push(spec: &mut Value, mount: Value) {
+    spec["mounts"].as_array_mut().expect("list").push(mount);
 }
 
 fn a_dropped_creation(place: &Place) {

@@ -5,8 +5,11 @@
 //! so it has an empty read-only root, namespaces of its own, no capability and the user 65535.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::Path;
+use sys::clone::{Child, Clone};
 use sys::rustix::fs::{Gid, Uid};
 use sys::rustix::io::Errno;
 use sys::rustix::mount::{
@@ -25,25 +28,71 @@ use sys::signalfd::SignalFd;
 /// User and group of the process, those of Kubernetes' pause image.
 const NOBODY: u32 = 65_535;
 
-/// Starts it and waits until it is confined. It dies with the shim.
+/// Starts it and waits until it is confined. It dies with the shim. `userns`: the pod's user namespace, if it has one
+/// of its own, which then owns the PID namespace.
 ///
 /// # Errors
 /// The step that failed.
-pub(crate) fn start() -> io::Result<Pid> {
+pub(crate) fn start(userns: Option<&Path>) -> io::Result<Pid> {
     let (mut reader, writer) = io::pipe()?;
     let flags = UnshareFlags::NEWPID | UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     let flags = flags | UnshareFlags::NEWNET | UnshareFlags::NEWCGROUP;
-    let keep = [writer.as_raw_fd()];
-    let wanted = sys::clone::Clone { flags, cgroup: None, keep: &keep };
-    let child = sys::clone::clone(&wanted, || run(writer))?;
+    let child = match userns {
+        None => {
+            let keep = [writer.as_raw_fd()];
+            let wanted = Clone { flags, cgroup: None, keep: &keep, sibling: false };
+            Some(sys::clone::clone(&wanted, || run(writer))?)
+        }
+        Some(userns) => within(&File::open(userns)?.into(), flags, writer)?,
+    };
     let mut said = Vec::new();
     reader.read_to_end(&mut said)?;
-    if said == READY {
-        return Ok(child.pid);
+    if let Some(child) = child {
+        if said == READY {
+            return Ok(child.pid);
+        }
+        // It ends by itself; reaped here, where nobody else waits for it.
+        let _ = sys::pidfd::wait(&child.pidfd);
     }
-    // It ends by itself; reaped here, where nobody else waits for it.
-    let _ = sys::pidfd::wait(&child.pidfd);
     Err(io::Error::other(format!("pause: {}", String::from_utf8_lossy(&said))))
+}
+
+/// Starts it in a user namespace: a child that enters it makes another one, which is the shim's child too, and
+/// ends. `None`: it could not, and has written why.
+fn within(userns: &OwnedFd, flags: UnshareFlags, writer: io::PipeWriter) -> io::Result<Option<Child>> {
+    let (ours, theirs) = sys::socket::pair()?;
+    let keep = [writer.as_raw_fd(), userns.as_raw_fd(), theirs.as_raw_fd()];
+    let wanted = Clone { flags: UnshareFlags::empty(), cgroup: None, keep: &keep, sibling: false };
+    let between = sys::clone::clone(&wanted, || bear(userns, flags, writer, theirs))?;
+    let mut number = [0; size_of::<i32>()];
+    let (got, mut descriptors) = sys::socket::receive(&ours, &mut number)?;
+    sys::pidfd::wait(&between.pidfd)?;
+    let pid = Pid::from_raw(i32::from_ne_bytes(number)).filter(|_| got == number.len());
+    Ok(pid.zip(descriptors.pop()).map(|(pid, pidfd)| Child { pid, pidfd }))
+}
+
+fn bear(userns: &OwnedFd, flags: UnshareFlags, parent: io::PipeWriter, channel: OwnedFd) -> Infallible {
+    let keep = [parent.as_raw_fd()];
+    let wanted = Clone { flags, cgroup: None, keep: &keep, sibling: true };
+    let mut parent = Some(parent);
+    let born = sys::userns::join(userns).and_then(|()| {
+        sys::clone::clone(&wanted, || match parent.take() {
+            Some(parent) => run(parent),
+            None => sys::clone::leave(1),
+        })
+    });
+    match (born, parent) {
+        (Ok(child), _) => {
+            let number = child.pid.as_raw_nonzero().get().to_ne_bytes();
+            // Without it the shim has no process to name, and gives up.
+            let _ = sys::socket::send(&channel, &number, &[child.pidfd.as_fd()]);
+        }
+        (Err(errno), Some(mut parent)) => {
+            let _ = write!(parent, "enter the user namespace: {}", io::Error::from(errno));
+        }
+        (Err(_), None) => {}
+    }
+    sys::clone::leave(0)
 }
 
 /// What the child writes when it is confined.
@@ -90,9 +139,13 @@ fn confine() -> Result<SignalFd, (&'static str, Errno)> {
     chdir("/").map_err(at("chdir /"))?;
     set_thread_groups(&[]).map_err(at("drop groups"))?;
     let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-    set_thread_res_gid(group, group, group).map_err(at("setgid"))?;
     // From root to another user: the kernel clears the capabilities (capabilities(7)).
-    set_thread_res_uid(user, user, user).map_err(at("setuid"))?;
+    let changed = set_thread_res_gid(group, group, group).and_then(|()| set_thread_res_uid(user, user, user));
+    match changed {
+        // A user namespace that is too small for that one: its root, without a right.
+        Err(Errno::INVAL) => sys::caps::set(0, 0, 0).map_err(at("drop capabilities"))?,
+        changed => changed.map_err(at("setuid"))?,
+    }
     set_no_new_privs(true).map_err(at("no_new_privs"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at("not dumpable"))?;
     // After the change of user, which forgets it.

@@ -64,6 +64,22 @@ pub fn bounding() -> Result<u64> {
     Ok(found)
 }
 
+/// Every capability that this kernel knows.
+///
+/// # Errors
+/// Of prctl(2), PR_CAPBSET_READ.
+pub fn known() -> Result<u64> {
+    let mut found = 0;
+    for number in 0..=HIGHEST {
+        match thread::capability_is_in_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            Ok(_) => found |= 1 << number,
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
 /// Takes everything but `keep` out of the bounding set. Needs CAP_SETPCAP.
 ///
 /// # Errors

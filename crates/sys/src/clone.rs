@@ -19,6 +19,8 @@ pub struct Clone<'a> {
     /// that no pipe of the parent's is held open by a child that waits. What it captured and is not named
     /// here only gives it EBADF.
     pub keep: &'a [RawFd],
+    /// Its parent is the caller's parent, which is told of its end (CLONE_PARENT).
+    pub sibling: bool,
 }
 
 /// A child that runs.
@@ -50,6 +52,9 @@ struct CloneArgs {
 /// clone_args.cgroup is a descriptor of the directory to start in, Linux 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// Handled signals are the default's again, Linux 5.5.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
 /// Ends the child at once when its closure unwinds: its stack is a copy of the parent's, whose frames
 /// must not be run a second time.
 struct NoWayBack;
@@ -79,6 +84,11 @@ pub fn clone(wanted: &Clone<'_>, child: impl FnOnce() -> Infallible) -> Result<C
         exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
         ..CloneArgs::default()
     };
+    if wanted.sibling {
+        // Its exit signal is the caller's own then, and the kernel wants none named.
+        args.flags |= bits(libc::CLONE_PARENT);
+        args.exit_signal = 0;
+    }
     if let Some(dir) = wanted.cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(dir.as_raw_fd().unsigned_abs());
@@ -95,6 +105,31 @@ pub fn clone(wanted: &Clone<'_>, child: impl FnOnce() -> Infallible) -> Result<C
     // SAFETY: clone3 succeeded with CLONE_PIDFD, so the kernel put a new descriptor there that nobody
     // else owns.
     Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// A child of a caller that may have many threads, with its pidfd: `child` is a copy of this thread alone, so that
+/// it may only do bare system calls, and ends when it returns. `flags`: further `CLONE_*`.
+pub(crate) fn bare(flags: u64, child: impl FnOnce()) -> Result<(Pid, RawFd), Errno> {
+    let mut pidfd: libc::c_int = -1;
+    let mut args = CloneArgs {
+        // No handler of this process' runs in the child.
+        flags: flags | bits(libc::CLONE_PIDFD) | CLONE_CLEAR_SIGHAND,
+        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+        exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
+        ..CloneArgs::default()
+    };
+    // SAFETY: `args` and `pidfd` live across the call and are as large as said. Without CLONE_VM the child has a
+    // copy of the address space, in which it does as the caller promises: it allocates nothing and takes no lock,
+    // and it never returns from here.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size_of::<CloneArgs>()) };
+    if crate::check(returned)? == 0 {
+        let _guard = NoWayBack;
+        child();
+        leave(0);
+    }
+    let pid = i32::try_from(returned).ok().and_then(Pid::from_raw).ok_or(Errno::RANGE)?;
+    Ok((pid, pidfd))
 }
 
 fn run(keep: &[RawFd], child: impl FnOnce() -> Infallible) -> ! {
@@ -148,7 +183,10 @@ mod tests {
     #[test]
     fn a_caller_with_several_threads_is_refused() {
         // The test harness itself has a thread of its own for each test.
-        let refused = clone(&Clone { flags: UnshareFlags::empty(), cgroup: None, keep: &[] }, || leave(0))
+        let refused =
+            clone(&Clone { flags: UnshareFlags::empty(), cgroup: None, keep: &[], sibling: false }, || {
+                leave(0)
+            })
             .expect_err("threads");
         assert_eq!(refused, Errno::BUSY);
     }

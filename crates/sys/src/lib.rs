@@ -12,6 +12,7 @@ pub mod caps;
 pub mod clone;
 pub mod exec;
 pub mod file;
+pub mod fsids;
 pub mod heap;
 pub mod keyring;
 pub mod label;

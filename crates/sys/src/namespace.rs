@@ -1,7 +1,7 @@
 //! Namespaces of the calling thread.
 
 use rustix::{
-    fd::{AsFd, BorrowedFd},
+    fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     io::Errno,
     thread::{self, LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags},
 };
@@ -33,4 +33,19 @@ pub fn join(namespace: impl AsFd, kind: LinkNameSpaceType) -> Result<(), Errno> 
 /// Of setns(2); ESRCH when the process has ended.
 pub fn join_process(pidfd: BorrowedFd<'_>, kinds: ThreadNameSpaceType) -> Result<(), Errno> {
     thread::move_into_thread_name_spaces(pidfd, kinds)
+}
+
+/// `NS_GET_USERNS`, ioctl_ns(2).
+const NS_GET_USERNS: libc::c_ulong = 0xb701;
+
+/// The user namespace that owns a namespace.
+///
+/// # Errors
+/// Of ioctl(2): EPERM when it is outside of the caller's own.
+pub fn owner(namespace: impl AsFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: this request takes no argument and returns a new descriptor.
+    let returned = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_USERNS) };
+    crate::check(returned.into())?;
+    // SAFETY: it is the new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(returned) })
 }

@@ -47,6 +47,23 @@ pub fn set_clamped(resource: Resource, soft: u64, hard: u64) -> Result<(), Errno
     }
 }
 
+/// Raises the hard limit, where it is lower and may be raised; the soft one stays. For a process that will soon have
+/// no right to.
+///
+/// # Errors
+/// Of setrlimit(2), but for EPERM.
+pub fn raise_hard(resource: Resource, hard: u64) -> Result<(), Errno> {
+    let now = process::getrlimit(resource);
+    if now.maximum.is_none_or(|most| most >= hard) {
+        return Ok(());
+    }
+    let maximum = (hard != u64::MAX).then_some(hard);
+    match process::setrlimit(resource, Rlimit { current: now.current, maximum }) {
+        Err(Errno::PERM) => Ok(()),
+        done => done,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,6 +45,7 @@ pub fn child_main() -> ExitCode {
         flags: UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWPID,
         cgroup: None,
         keep: &[lock.as_raw_fd()],
+        sibling: false,
     };
     match clone::clone(&wanted, inner).and_then(|child| watch(&child.pidfd)) {
         Ok(exit) => ExitCode::from(u8::try_from(exit.code()).unwrap_or(1)),

@@ -102,7 +102,7 @@ pub(crate) fn features(args: Arguments) -> Result<u8, FrontError> {
                 "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "symfollow", "sync", "unbindable"
             ],
             "linux": {
-                "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "uts"],
+                "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
                 "capabilities": capabilities,
                 "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
                 "seccomp": {

@@ -67,6 +67,14 @@ fn schedule(process: &ProcessPlan) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Raises the hard limits that the process shall have, for who will soon have no right to.
+pub(super) fn raise_limits(process: &ProcessPlan) -> Result<(), Failure> {
+    for (resource, _, hard) in &process.rlimits {
+        rlimit::raise_hard(*resource, *hard).step_with(|| format!("raise the limit {resource:?}"))?;
+    }
+    Ok(())
+}
+
 /// Makes `process.cwd` beneath the root where it is missing, as long as the root can be written.
 pub(super) fn make_cwd(process: &ProcessPlan, root: &RootFd) -> Result<(), Failure> {
     let made = root.make_dir(relative(process), Mode::from_raw_mode(0o755));

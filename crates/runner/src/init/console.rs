@@ -2,6 +2,7 @@
 
 use super::mounts::{attach, copy, is_on};
 use crate::{
+    Stdio,
     failure::{Failure, Step},
     plan::process::ProcessPlan,
 };
@@ -19,15 +20,23 @@ use sys::{
 
 const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
 
-/// Makes these the process' descriptors 0 to 2. A pipe is given to the process' user, so that it can be opened
-/// again as /dev/stdout.
-pub(super) fn take_files(files: [&OwnedFd; 3], process: &ProcessPlan) -> Result<(), Failure> {
-    for file in files {
+/// Gives the pipes to the process' user, so that they can be opened again as /dev/stdout. With the host's rights
+/// and ids.
+pub(super) fn give_pipes(stdio: &Stdio, process: &ProcessPlan) -> Result<(), Failure> {
+    let (Stdio::Files { stdin, stdout, stderr }, Some(owner)) = (stdio, process.pipes_owner) else {
+        return Ok(());
+    };
+    for file in [stdin, stdout, stderr] {
         let is_pipe = fs::fstat(file).map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
-        if !process.uid.is_root() && is_pipe == Ok(true) {
-            fs::fchown(file, Some(process.uid), None).step("give the pipes to the user")?;
+        if is_pipe == Ok(true) {
+            fs::fchown(file, Some(owner), None).step("give the pipes to the user")?;
         }
     }
+    Ok(())
+}
+
+/// Makes these the process' descriptors 0 to 2.
+pub(super) fn take_files(files: [&OwnedFd; 3]) -> Result<(), Failure> {
     become_stdio(files).step("take over stdin, stdout and stderr")
 }
 

@@ -1,23 +1,38 @@
 //! Device nodes and links of /dev.
 
+use super::mounts::{attach, copy};
 use crate::{
     failure::{Failure, Step},
     plan::devices::{LINKS, Node},
 };
-use std::path::Path;
+use std::{ffi::CString, path::Path};
 use sys::{
     root::RootFd,
     rustix::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         fs::{self, AtFlags, FileType, Mode, OFlags},
         io::Errno,
     },
 };
 
+/// Where the nodes come from.
+pub(super) enum Source {
+    /// They are made.
+    Made,
+    /// In a user namespace nobody may: each is a mount of one that was made outside of it.
+    Bound(Vec<OwnedFd>),
+}
+
 /// Makes all nodes and, with them, the links. Without nodes /dev is the host's and stays as it is.
-pub(super) fn make_all(root: &RootFd, nodes: &[Node]) -> Result<(), Failure> {
-    for node in nodes {
-        make(root, node).step_with(|| format!("make {}", node.path.display()))?;
+pub(super) fn make_all(root: &RootFd, nodes: &[Node], source: &Source) -> Result<(), Failure> {
+    for (at, node) in nodes.iter().enumerate() {
+        let made = match source {
+            Source::Made => make(root, node),
+            Source::Bound(copies) => {
+                copies.get(at).ok_or(Errno::INVAL).and_then(|copy| bind(root, node, copy))
+            }
+        };
+        made.step_with(|| format!("make {}", node.path.display()))?;
     }
     if nodes.is_empty() {
         return Ok(());
@@ -27,6 +42,35 @@ pub(super) fn make_all(root: &RootFd, nodes: &[Node]) -> Result<(), Failure> {
     }
     // A ptmx of the host's devpts would reach the host's terminals.
     link(root, "/dev/ptmx", "pts/ptmx", true).step("make /dev/ptmx")
+}
+
+/// Makes the nodes in a directory of the host's, and gives a mount of each that is attached nowhere.
+pub(super) fn make_outside(dir: &OwnedFd, nodes: &[Node]) -> Result<Vec<OwnedFd>, Failure> {
+    let one = |(at, node): (usize, &Node)| -> Result<OwnedFd, Errno> {
+        let name = CString::new(format!("node{at}")).map_err(|_| Errno::INVAL)?;
+        fs::mknodat(dir, &name, node.kind, node.mode, node.device)?;
+        let (uid, gid) = node.owner;
+        fs::chownat(dir, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        copy(dir.as_fd(), &name, false)
+    };
+    let made =
+        |(at, node): (usize, &Node)| one((at, node)).step_with(|| format!("make {}", node.path.display()));
+    nodes.iter().enumerate().map(made).collect()
+}
+
+/// Mounts a node over a file that is made for it.
+fn bind(root: &RootFd, node: &Node, copy: &OwnedFd) -> Result<(), Errno> {
+    let (dir, name) = parent(root, &node.path)?;
+    match fs::mknodat(&dir, name, FileType::RegularFile, Mode::from_raw_mode(0o600), 0) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let target = fs::openat(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    match FileType::from_raw_mode(fs::fstat(&target)?.st_mode) {
+        // It leads to where the image wants.
+        FileType::Symlink => Err(Errno::LOOP),
+        _ => attach(copy, target),
+    }
 }
 
 fn make(root: &RootFd, node: &Node) -> Result<(), Errno> {

@@ -35,6 +35,17 @@ pub(super) enum Sources {
     CgroupV1(Vec<OwnedFd>),
 }
 
+impl Sources {
+    /// What must stay open.
+    pub(super) fn descriptors(&self) -> &[OwnedFd] {
+        match self {
+            Sources::None => &[],
+            Sources::Bind(copy) => std::slice::from_ref(copy),
+            Sources::CgroupV1(copies) => copies,
+        }
+    }
+}
+
 /// Copies the sources of all binds, by the host's paths and while the copies still are peers of the host's
 /// mounts: that is what lets a mount of the host show up later in a volume with `rslave`.
 pub(super) fn open_sources(mounts: &[MountPlan]) -> Result<Vec<Sources>, Failure> {

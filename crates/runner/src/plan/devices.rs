@@ -1,6 +1,6 @@
 //! `linux.devices` and the nodes that every container has.
 
-use super::process::absolute;
+use super::{process::absolute, userns::UserPlan};
 use crate::RunnerError;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use std::path::{Path, PathBuf};
@@ -55,6 +55,14 @@ pub(crate) fn parse(wanted: &[LinuxDevice]) -> Result<Vec<Node>, RunnerError> {
         nodes.push(node);
     }
     Ok(nodes)
+}
+
+/// Owners as the host has them. One that the container does not know becomes the host's root, nobody inside.
+pub(crate) fn map_owners(nodes: &mut [Node], user: &UserPlan) {
+    for Node { owner: (uid, gid), .. } in nodes {
+        *uid = user.host_uid(uid.as_raw()).map_or(Uid::ROOT, Uid::from_raw);
+        *gid = user.host_gid(gid.as_raw()).map_or(Gid::ROOT, Gid::from_raw);
+    }
 }
 
 fn one(field: &str, device: &LinuxDevice) -> Result<Node, RunnerError> {

@@ -4,10 +4,11 @@ use super::{
     Places,
     options::{Options, text},
     process::absolute,
+    userns::{self, UserPlan},
 };
 use crate::RunnerError;
 use cgroup::{CgroupPath, Version};
-use oci_spec::runtime::{LinuxIdMapping, Mount};
+use oci_spec::runtime::Mount;
 use std::{
     ffi::CString,
     path::{Path, PathBuf},
@@ -81,40 +82,36 @@ pub(crate) struct Hierarchy {
 }
 
 /// Makes the namespaces of all mappings, each once.
-pub(crate) fn map_ids(mounts: &mut [MountPlan]) -> Result<(), RunnerError> {
-    let mut made: Vec<(Vec<Line>, Vec<Line>, Rc<OwnedFd>)> = Vec::new();
+pub(crate) fn map_ids(mounts: &mut [MountPlan], made: &mut userns::Made) -> Result<(), RunnerError> {
     for mount in mounts {
         let Some(map) = &mut mount.idmap else { continue };
-        let known = made.iter().find(|(uids, gids, _)| *uids == map.uids && *gids == map.gids);
-        let userns = match known {
-            Some((.., userns)) => Rc::clone(userns),
-            None => {
-                let step = format!("mount {}: make a user namespace of its mapping", mount.target.display());
-                let userns =
-                    sys::userns::with_mappings(&map.uids, &map.gids).map_err(RunnerError::step(step))?;
-                let userns = Rc::new(userns);
-                made.push((map.uids.clone(), map.gids.clone(), Rc::clone(&userns)));
-                userns
-            }
-        };
-        map.userns = Some(userns);
+        let what = format!("mount {}", mount.target.display());
+        map.userns = Some(made.of(&what, &map.uids, &map.gids)?);
     }
     Ok(())
 }
 
-/// All mounts in order.
+/// All mounts in order. `user`: the container's own user namespace.
 pub(crate) fn parse(
     mounts: &[Mount],
     places: &Places<'_>,
     root: &Path,
+    user: Option<&UserPlan>,
 ) -> Result<Vec<MountPlan>, RunnerError> {
     if mounts.len() > MOST_MOUNTS {
         return Err(RunnerError::invalid("mounts", format!("there are more than {MOST_MOUNTS}")));
     }
-    mounts.iter().enumerate().map(|(at, mount)| one(&format!("mounts[{at}]"), mount, places, root)).collect()
+    let one = |(at, mount)| one(&format!("mounts[{at}]"), mount, places, root, user);
+    mounts.iter().enumerate().map(one).collect()
 }
 
-fn one(field: &str, mount: &Mount, places: &Places<'_>, root: &Path) -> Result<MountPlan, RunnerError> {
+fn one(
+    field: &str,
+    mount: &Mount,
+    places: &Places<'_>,
+    root: &Path,
+    user: Option<&UserPlan>,
+) -> Result<MountPlan, RunnerError> {
     let destination = format!("{field}.destination");
     let target = absolute(&destination, mount.destination())?;
     if target == Path::new("/") {
@@ -136,27 +133,23 @@ fn one(field: &str, mount: &Mount, places: &Places<'_>, root: &Path) -> Result<M
     };
     over_proc(field, &target, &kind)?;
     let plain = target == Path::new("/proc") || target == Path::new("/sys");
-    let idmap = idmap(field, mount, &kind, &options)?;
+    let idmap = idmap(field, mount, &kind, &options, user)?;
     Ok(MountPlan { target, kind, options, plain, idmap })
 }
 
 /// The lines of `uidMappings` and `gidMappings`. As other runtimes have it, the mounts beneath are mapped
-/// with `ridmap` only.
+/// with `ridmap` only; without lines these options mean the mapping of the container itself.
 fn idmap(
     field: &str,
     mount: &Mount,
     kind: &MountKind,
     options: &Options,
+    user: Option<&UserPlan>,
 ) -> Result<Option<IdMap>, RunnerError> {
-    let lines = |list: &Option<Vec<LinuxIdMapping>>| -> Vec<Line> {
-        let line = |line: &LinuxIdMapping| Line {
-            inside: line.container_id(),
-            outside: line.host_id(),
-            length: line.size(),
-        };
-        list.iter().flatten().map(line).collect()
-    };
-    let (uids, gids) = (lines(mount.uid_mappings()), lines(mount.gid_mappings()));
+    let (mut uids, mut gids) = (userns::lines(mount.uid_mappings()), userns::lines(mount.gid_mappings()));
+    if let (true, true, Some(_), Some(user)) = (uids.is_empty(), gids.is_empty(), options.idmap, user) {
+        (uids, gids) = (user.uids.clone(), user.gids.clone());
+    }
     match (uids.is_empty(), gids.is_empty()) {
         (true, true) if options.idmap.is_some() => Err(RunnerError::invalid(
             format!("{field}.options"),
@@ -256,7 +249,7 @@ mod tests {
             cgroups: &cgroups,
             group: &group,
         };
-        one("mounts[0]", &mount, &places, Path::new("rootfs")).map_err(|error| error.to_string())
+        one("mounts[0]", &mount, &places, Path::new("rootfs"), None).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -25,6 +25,17 @@ pub(crate) struct Namespaces {
     pub(crate) join: Vec<Join>,
     /// Joined for the child by its parent, since it holds for children only.
     pub(crate) join_pid: Option<OwnedFd>,
+    /// The user namespace, which then owns the new ones.
+    pub(crate) user: Option<User>,
+}
+
+/// A user namespace of the container's own.
+#[derive(Debug)]
+pub(crate) enum User {
+    /// Made for it.
+    New,
+    /// There already.
+    Joined(OwnedFd),
 }
 
 /// An existing namespace to join.
@@ -43,6 +54,7 @@ impl Namespaces {
             new_time: None,
             join: Vec::new(),
             join_pid: None,
+            user: None,
         };
         for (at, namespace) in wanted.iter().enumerate() {
             let field = format!("linux.namespaces[{at}]");
@@ -69,7 +81,13 @@ impl Namespaces {
             Kind::Ipc => (UnshareFlags::NEWIPC, LinkNameSpaceType::InterProcessCommunication, "ipc"),
             Kind::Uts => (UnshareFlags::NEWUTS, LinkNameSpaceType::HostNameAndNISDomainName, "uts"),
             Kind::Cgroup => (UnshareFlags::NEWCGROUP, LinkNameSpaceType::ControlGroup, "cgroup"),
-            Kind::User => return Err(RunnerError::unsupported(field, "a user namespace")),
+            Kind::User => {
+                self.user = Some(match path {
+                    Some(path) => User::Joined(open(field, path)?),
+                    None => User::New,
+                });
+                return Ok(());
+            }
             Kind::Time => (UnshareFlags::NEWTIME, LinkNameSpaceType::Time, "time"),
         };
         let Some(path) = path else {
@@ -202,7 +220,7 @@ mod tests {
         };
         assert!(matches!(check(Kind::Network, Some("/dev/null")), RunnerError::Invalid { .. }));
         assert!(matches!(check(Kind::Network, Some("/nowhere")), RunnerError::Step { .. }));
-        assert!(matches!(check(Kind::User, None), RunnerError::Unsupported { .. }));
+        assert!(matches!(check(Kind::User, Some("/dev/null")), RunnerError::Invalid { .. }));
         assert!(matches!(check(Kind::Mount, None), RunnerError::Invalid { .. }), "twice");
         assert!(matches!(Namespaces::new(&[]), Err(RunnerError::Invalid { .. })), "no mount namespace");
     }

@@ -3,6 +3,7 @@
 use super::{
     options::text,
     schedule::{self, Affinity},
+    userns::UserPlan,
 };
 use crate::RunnerError;
 use oci_spec::runtime::{Capabilities, Linux, LinuxSeccomp, Process};
@@ -40,6 +41,8 @@ pub(crate) struct ProcessPlan {
     pub(crate) caps: caps::Sets,
     pub(crate) no_new_privs: bool,
     pub(crate) rlimits: Vec<(Resource, u64, u64)>,
+    /// Who, on the host, is given the pipes, so that the process can open them again.
+    pub(crate) pipes_owner: Option<Uid>,
     pub(crate) oom_score_adj: Option<i32>,
     pub(crate) scheduler: Option<sched::Attributes>,
     /// Class and priority, ioprio_set(2).
@@ -65,12 +68,17 @@ pub(crate) struct Filter {
 }
 
 impl ProcessPlan {
+    /// `inside`: the user namespace that it is in, if it is in one of its own.
     pub(crate) fn new(
         process: &Process,
         linux: Option<&Linux>,
         seccomp: Option<Filter>,
+        inside: Option<&UserPlan>,
     ) -> Result<Self, RunnerError> {
         refuse(process)?;
+        if let Some(user) = inside {
+            user.check(process.user())?;
+        }
         let args = process.args().as_deref().unwrap_or_default();
         let program = args.first().cloned().unwrap_or_default();
         if program.is_empty() {
@@ -78,6 +86,10 @@ impl ProcessPlan {
         }
         let env = process.env().as_deref().unwrap_or_default();
         let user = process.user();
+        let pipes_owner = match inside {
+            Some(mapped) => mapped.host_uid(user.uid()),
+            None => Some(user.uid()).filter(|uid| *uid != 0),
+        };
         Ok(ProcessPlan {
             candidates: candidates(&program, env)?,
             argv: strings("process.args", args)?,
@@ -88,7 +100,8 @@ impl ProcessPlan {
             gid: Gid::from_raw(id("process.user.gid", user.gid())?),
             groups: groups(user.additional_gids().as_deref().unwrap_or_default())?,
             umask: Mode::from_raw_mode(user.umask().unwrap_or(0o022) & 0o777),
-            caps: capabilities(process)?,
+            caps: capabilities(process, inside.is_some())?,
+            pipes_owner: pipes_owner.map(Uid::from_raw),
             no_new_privs: process.no_new_privileges().unwrap_or(false),
             rlimits: rlimits(process)?,
             oom_score_adj: oom_score_adj(process)?,
@@ -218,13 +231,18 @@ fn bits(wanted: Option<&Capabilities>) -> u64 {
 }
 
 /// The sets as asked, cut to what this process has itself: more than that nobody can give, and a
-/// container that names one more (all of them, say) would else not start at all on such a node.
-fn capabilities(process: &Process) -> Result<caps::Sets, RunnerError> {
+/// container that names one more (all of them, say) would else not start at all on such a node. In a user
+/// namespace of its own (`inside`) it begins with all that the kernel knows.
+fn capabilities(process: &Process, inside: bool) -> Result<caps::Sets, RunnerError> {
     let Some(wanted) = process.capabilities() else { return Ok(caps::Sets::default()) };
     let step = RunnerError::step("read the own capabilities");
-    let own =
-        caps::current().and_then(|sets| Ok((sets.permitted.bits(), caps::bounding()?))).map_err(step)?;
-    let most = own.0 & own.1;
+    let most = if inside {
+        caps::known().map_err(step)?
+    } else {
+        let own = caps::current().and_then(|sets| Ok((sets.permitted.bits(), caps::bounding()?)));
+        let (permitted, bounding) = own.map_err(step)?;
+        permitted & bounding
+    };
     let bounding = bits(wanted.bounding().as_ref()) & most;
     let permitted = bits(wanted.permitted().as_ref()) & most;
     let inheritable = bits(wanted.inheritable().as_ref()) & most;
@@ -293,7 +311,7 @@ mod tests {
         sets.set_bounding(chown()).set_permitted(chown()).set_effective(chown());
         sets.set_inheritable(None).set_ambient(chown());
         wanted.set_capabilities(Some(sets));
-        let plan = ProcessPlan::new(&wanted, None, None).expect("plan");
+        let plan = ProcessPlan::new(&wanted, None, None, None).expect("plan");
         let expected = caps::Sets { bounding: 1, permitted: 1, effective: 1, inheritable: 0, ambient: 0 };
         assert_eq!(plan.caps, expected);
     }
@@ -303,7 +321,7 @@ mod tests {
         let check = |change: &dyn Fn(&mut Process), field: &str| {
             let mut bad = process();
             change(&mut bad);
-            let error = ProcessPlan::new(&bad, None, None).expect_err(field).to_string();
+            let error = ProcessPlan::new(&bad, None, None, None).expect_err(field).to_string();
             assert!(error.contains(field), "{field}: {error}");
         };
         let user = |uid: u32| UserBuilder::default().uid(uid).gid(0_u32).build().expect("user");

@@ -1,6 +1,9 @@
 //! The root file system: an overlay, or a directory of the host.
 
-use super::options::{Options, text};
+use super::{
+    layers::Layers,
+    options::{Options, text},
+};
 use crate::{RootMount, RunnerError};
 use std::{
     ffi::CString,
@@ -34,6 +37,8 @@ pub(crate) enum RootKind {
         /// Directory that the relative paths in `data` start from.
         from: Option<CString>,
     },
+    /// An overlay of layers with mapped ids.
+    Layers { source: CString, flags: u64, layers: Box<Layers> },
     /// A directory of the host.
     Bind { source: CString, options: Options },
 }
@@ -61,6 +66,15 @@ impl RootPlan {
             [..] => return Err(RunnerError::unsupported("rootfs", "more than one mount for the root")),
         };
         Ok(RootPlan { at, kind, readonly, propagation: root_propagation(propagation)? })
+    }
+}
+
+impl RootPlan {
+    /// Drops the namespace that stands for the mapping of the layers, once they are mounted.
+    pub(crate) fn forget_map(&mut self) {
+        if let RootKind::Layers { layers, .. } = &mut self.kind {
+            layers.map.userns = None;
+        }
     }
 }
 
@@ -93,14 +107,14 @@ fn root_mount(mount: &RootMount) -> Result<RootKind, RunnerError> {
             flags |= flag;
         }
     }
+    let source = source(&mount.source)?;
+    if mount.kind == "overlay"
+        && let Some(layers) = Layers::new(&options)?
+    {
+        return Ok(RootKind::Layers { source, flags, layers: Box::new(layers) });
+    }
     let (data, from) = data(&options)?;
-    Ok(RootKind::Mount {
-        kind: text("rootfs.type", mount.kind.as_str())?,
-        source: source(&mount.source)?,
-        flags,
-        data,
-        from,
-    })
+    Ok(RootKind::Mount { kind: text("rootfs.type", mount.kind.as_str())?, source, flags, data, from })
 }
 
 /// The options in one string. When they do not fit into a page the lower directories are named from the

@@ -68,8 +68,14 @@ mod tests {
     use super::*;
 
     fn check(name: &str, value: &str, new: UnshareFlags) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
-        let namespaces =
-            Namespaces { new, new_cgroup: false, new_time: None, join: Vec::new(), join_pid: None };
+        let namespaces = Namespaces {
+            new,
+            new_cgroup: false,
+            new_time: None,
+            join: Vec::new(),
+            join_pid: None,
+            user: None,
+        };
         parse(&[(name.to_owned(), value.to_owned())].into(), &namespaces).map_err(|error| error.to_string())
     }
 

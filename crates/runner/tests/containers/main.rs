@@ -14,3 +14,5 @@ mod lifecycle;
 mod mounts;
 #[cfg(test)]
 mod namespaces;
+#[cfg(test)]
+mod userns;

@@ -1,0 +1,58 @@
+//! The ids that this thread makes files with, setfsuid(2).
+
+use crate::caps;
+use rustix::io::Errno;
+
+/// Runs `work` with these file-system ids and all capabilities that the thread has. The ids must be valid in its
+/// user namespace.
+///
+/// The kernel has no error for the change itself, so it is looked at.
+///
+/// # Errors
+/// EPERM when the ids could not be taken; of capget(2) and capset(2).
+pub fn with<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> Result<T, Errno> {
+    let before = caps::current()?;
+    let (old_uid, old_gid) = (set_uid(uid), set_gid(gid));
+    let taken = set_uid(uid) == uid && set_gid(gid) == gid;
+    // The change from root to another took those of the file system out of force.
+    let kept = caps::set(before.effective.bits(), before.permitted.bits(), before.inheritable.bits());
+    let done = (taken && kept.is_ok()).then(work);
+    set_uid(old_uid);
+    set_gid(old_gid);
+    kept?;
+    done.ok_or(Errno::PERM)
+}
+
+/// Returns the one before.
+fn set_uid(uid: u32) -> u32 {
+    // SAFETY: setfsuid takes any number, changes this thread only, and cannot fail in memory.
+    unsafe { libc::setfsuid(uid) }.cast_unsigned()
+}
+
+/// Returns the one before.
+fn set_gid(gid: u32) -> u32 {
+    // SAFETY: as `set_uid`.
+    unsafe { libc::setfsgid(gid) }.cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn a_file_is_made_with_these_ids_by_one_who_keeps_all_rights_and_is_as_before_then() {
+        let scratch = crate::tree::tests::Scratch::new("fsids");
+        let before = caps::current().expect("caps");
+        let make = |name: &str| {
+            let path = scratch.path().join(name);
+            std::fs::File::create(&path).and_then(|file| file.metadata()).expect("create")
+        };
+        // The directory is root's, 0755: only CAP_DAC_OVERRIDE lets another write there.
+        let made = with(1234, 4321, || make("theirs")).expect("taken");
+        assert_eq!((made.uid(), made.gid()), (1234, 4321));
+        let made = make("ours");
+        assert_eq!((made.uid(), made.gid()), (0, 0));
+        assert_eq!(caps::current().expect("caps"), before);
+    }
+}
