@@ -1,7 +1,7 @@
 //! The namespaces of a pod, made on a thread of their own and pinned by bind mounts.
 //!
 //! `S/ns` is a private, unbindable tmpfs, so that no other mount namespace gets copies of the pins by
-//! propagation. `S/ns/<pod>/{net,ipc,uts}` hold the namespaces: no process has to. Dropping a pin is
+//! propagation. `S/ns/<pod>/{net,ipc,uts}` and, where a pod has one, `user` hold the namespaces: no process has to. Dropping a pin is
 //! dropping the namespace; with the network namespace the kernel removes its links by itself.
 
 use crate::{
@@ -27,7 +27,7 @@ use sys::{
 };
 use types::{
     PodId,
-    pod::{NsMode, PodSpec},
+    pod::{NsMode, PodSpec, UserMapping},
 };
 
 /// `NSFS_MAGIC`, linux/magic.h.
@@ -89,6 +89,8 @@ pub struct NsRequest {
     pub hostname: String,
     /// Sysctls of these namespaces.
     pub sysctls: BTreeMap<String, String>,
+    /// A user namespace with this mapping, which owns the others.
+    pub user: Option<UserMapping>,
 }
 
 impl NsRequest {
@@ -103,6 +105,7 @@ impl NsRequest {
             uts: net,
             hostname: pod.hostname.clone(),
             sysctls: pod.sysctls.clone(),
+            user: pod.namespaces.user_mapping(),
         }
     }
 }
@@ -116,6 +119,8 @@ pub struct PodNamespaces {
     pub ipc: Option<PathBuf>,
     /// Of the UTS namespace.
     pub uts: Option<PathBuf>,
+    /// Of the user namespace.
+    pub user: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +134,9 @@ const KINDS: [Kind; 3] = [
     Kind { name: "ipc", flag: UnshareFlags::NEWIPC },
     Kind { name: "uts", flag: UnshareFlags::NEWUTS },
 ];
+
+/// The pin of a user namespace.
+const USER: &str = "user";
 
 /// `S/ns` with the pins of all pods.
 #[derive(Clone, Debug)]
@@ -233,7 +241,13 @@ impl Pins {
     fn unshare_and_pin(&self, pod: &PodId, request: &NsRequest) -> Result<PodNamespaces, NetnsError> {
         let asked: Vec<Kind> = KINDS.into_iter().filter(|kind| request.has(kind.flag)).collect();
         let flags = asked.iter().fold(UnshareFlags::empty(), |all, kind| all | kind.flag);
-        sys::namespace::unshare(flags).map_err(step("cannot make the pod's namespaces"))?;
+        let user = match &request.user {
+            None => {
+                sys::namespace::unshare(flags).map_err(step("cannot make the pod's namespaces"))?;
+                None
+            }
+            Some(mapping) => Some(enter_owned(mapping, flags)?),
+        };
         if request.uts && !request.hostname.is_empty() {
             system::sethostname(request.hostname.as_bytes()).map_err(step("cannot set the hostname"))?;
         }
@@ -243,10 +257,13 @@ impl Pins {
             rtnl::loopback_up(&mut session).map_err(NetnsError::Loopback)?;
         }
         sysctl::write_early(&request.sysctls, request.net)?;
-        if asked.is_empty() {
+        if asked.is_empty() && user.is_none() {
             return Ok(PodNamespaces::default());
         }
         let dir = self.pod_dir(pod)?;
+        if let Some(user) = &user {
+            pin_it(dir.as_fd(), USER, user.as_fd(), "")?;
+        }
         for kind in &asked {
             pin(dir.as_fd(), kind.name)?;
         }
@@ -275,7 +292,12 @@ impl Pins {
                 Err(e) => Err(e),
             }
         };
-        Ok(PodNamespaces { net: pinned("net")?, ipc: pinned("ipc")?, uts: pinned("uts")? })
+        Ok(PodNamespaces {
+            net: pinned("net")?,
+            ipc: pinned("ipc")?,
+            uts: pinned("uts")?,
+            user: pinned(USER)?,
+        })
     }
 
     /// Drops a pod's pins; nothing to drop is fine.
@@ -292,8 +314,8 @@ impl Pins {
             Err(Errno::NOENT) => return Ok(()),
             Err(e) => return Err(step("cannot open the directory of the pod's pins")(e)),
         };
-        for kind in KINDS {
-            unpin(dir.as_fd(), kind.name)?;
+        for name in KINDS.iter().map(|kind| kind.name).chain([USER]) {
+            unpin(dir.as_fd(), name)?;
         }
         match fs::unlinkat(&self.0.dir, short, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -374,18 +396,37 @@ fn is_mounted(path: &Path) -> Result<bool, NetnsError> {
     if kind == TMPFS { Ok(true) } else { Err(NetnsError::Foreign(path.to_owned())) }
 }
 
+/// Makes a user namespace that owns namespaces of these kinds, and joins those: this thread stays in its own user
+/// namespace, which no thread of many can leave, and has the host's rights over them.
+fn enter_owned(mapping: &UserMapping, kinds: UnshareFlags) -> Result<OwnedFd, NetnsError> {
+    let line = |outside| [sys::userns::Line { inside: 0, outside, length: mapping.length }];
+    let made = sys::userns::with_namespaces(&line(mapping.first_uid), &line(mapping.first_gid), kinds)
+        .map_err(step("cannot make the pod's user namespace"))?;
+    for (namespace, kind) in [
+        (&made.net, LinkNameSpaceType::Network),
+        (&made.ipc, LinkNameSpaceType::InterProcessCommunication),
+        (&made.uts, LinkNameSpaceType::HostNameAndNISDomainName),
+    ] {
+        if let Some(namespace) = namespace {
+            sys::namespace::join(namespace, kind).map_err(step("cannot join the pod's namespaces"))?;
+        }
+    }
+    Ok(made.user)
+}
+
 /// Pins the calling thread's namespace of that kind.
 fn pin(dir: BorrowedFd<'_>, name: &str) -> Result<(), NetnsError> {
+    pin_it(dir, name, CWD, &format!("/proc/thread-self/ns/{name}"))
+}
+
+/// Pins the namespace that `path` beneath `at` leads to; an empty path stands for `at` itself.
+fn pin_it(dir: BorrowedFd<'_>, name: &str, at: BorrowedFd<'_>, path: &str) -> Result<(), NetnsError> {
     let failed = |what: &str| step(format!("cannot {what} the pod's {name} namespace"));
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
     let file = fs::openat(dir, name, flags, Mode::RUSR).map_err(failed("make a file to pin"))?;
-    let own = format!("/proc/thread-self/ns/{name}");
-    let tree = mount::open_tree(
-        CWD,
-        own.as_str(),
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )
-    .map_err(failed("hold"))?;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_EMPTY_PATH, path.is_empty());
+    let tree = mount::open_tree(at, path, flags).map_err(failed("hold"))?;
     let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     mount::move_mount(&tree, "", &file, "", whole).map_err(failed("pin"))
 }

@@ -10,7 +10,14 @@ fn sysctls(all: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 fn whole(hostname: &str, set: &[(&str, &str)]) -> NsRequest {
-    NsRequest { net: true, ipc: true, uts: true, hostname: hostname.to_owned(), sysctls: sysctls(set) }
+    NsRequest {
+        net: true,
+        ipc: true,
+        uts: true,
+        hostname: hostname.to_owned(),
+        sysctls: sysctls(set),
+        user: None,
+    }
 }
 
 /// Pins alone, on a host of their own.
@@ -61,6 +68,43 @@ fn a_pods_namespaces_have_their_name_their_sysctls_and_a_loopback() {
         pins.drop_pod(&pod_id(1)).expect("drop");
         pins.drop_pod(&pod_id(1)).expect("drop again");
         assert_eq!(pins.find(&pod_id(1)).expect("find"), crate::netns::PodNamespaces::default());
+    });
+}
+
+#[test]
+fn a_user_namespace_owns_the_others_and_all_are_set_as_without_one() {
+    with_pins(|pins, scratch| {
+        let mapping = types::pod::UserMapping { first_uid: 100_000, first_gid: 200_000, length: 65_536 };
+        let set = [("net.ipv4.ip_forward", "1"), ("kernel.shm_rmid_forced", "1")];
+        let request = NsRequest { user: Some(mapping), ..whole("pod-1", &set) };
+        let made = wait(pins.make(&pod_id(1), request)).expect("make");
+        let net = made.net.clone().expect("net");
+        assert_eq!(read_in(&net, "net.ipv4.ip_forward"), "1");
+        in_namespace(&net, || drop(TcpListener::bind("127.0.0.1:0").expect("the loopback is up")));
+        let user = made.user.clone().expect("user");
+        let inode = |file: std::fs::File| {
+            use std::os::unix::fs::MetadataExt as _;
+            file.metadata().expect("stat").ino()
+        };
+        let open = |path: &Path| std::fs::File::open(path).expect("pin");
+        for other in [&made.net, &made.ipc, &made.uts] {
+            let owner = sys::namespace::owner(open(other.as_deref().expect("pinned"))).expect("owner");
+            assert_eq!(inode(owner.into()), inode(open(&user)), "{other:?}");
+        }
+        // A pod in the node's network has the user namespace all the same.
+        let alone = NsRequest { user: Some(mapping), ..NsRequest::default() };
+        let alone = wait(pins.make(&pod_id(2), alone)).expect("make");
+        assert!(alone.user.is_some() && alone.net.is_none() && alone.uts.is_none());
+        // Of one that cannot be nothing is left.
+        let beyond = types::pod::UserMapping { first_uid: u32::MAX - 1, first_gid: 0, length: 10 };
+        let refused = NsRequest { user: Some(beyond), ..NsRequest::default() };
+        wait(pins.make(&pod_id(3), refused)).expect_err("no such ids");
+        assert!(!scratch.0.join("ns").join(pod_id(3).short()).exists());
+        for number in [1, 2] {
+            assert!(pins.find(&pod_id(number)).expect("find").user.is_some());
+            pins.drop_pod(&pod_id(number)).expect("drop");
+            assert_eq!(pins.find(&pod_id(number)).expect("find"), crate::netns::PodNamespaces::default());
+        }
     });
 }
 
