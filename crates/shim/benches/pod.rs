@@ -55,6 +55,7 @@ async fn spawn(host: &Host, program: &Arc<Program>) -> Shim {
         directory: host.directory.clone(),
         seccomp_cache: Some(seccomp_cache()),
         pause: false,
+        userns: None,
     };
     Shim::spawn(request).await.expect("spawn")
 }

@@ -48,9 +48,9 @@ const RUNC: &str = "runc";
 const HELP: &str = "\
 containerd-shim-peapod-v1: the parent of one pod's containers
 
-  serve --id POD --dir DIRECTORY [--seccomp-cache DIRECTORY] [--pause]
+  serve --id POD --dir DIRECTORY [--seccomp-cache DIRECTORY] [--pause] [--userns FILE]
         serve ttrpc on the listening socket that is the standard input;
-        --pause holds one PID namespace for all containers
+        --pause holds one PID namespace for all containers, in the user namespace of --userns
   hold  keep a scope of systemd, from a byte on the standard input on
   runc ...
         an OCI runtime's command line: create, start, state, kill, delete, exec, features
@@ -113,7 +113,7 @@ fn say(text: &str, code: ExitCode) -> ExitCode {
 
 /// Reads the command line of `serve`.
 fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
-    let (mut id, mut directory, mut seccomp_cache, mut pause) = (None, None, None, false);
+    let (mut id, mut directory, mut seccomp_cache, mut pause, mut userns) = (None, None, None, false, None);
     while let Some(name) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{}: a value is missing", name.display()));
         match name.to_str() {
@@ -121,6 +121,7 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Str
             Some("--dir") => directory = Some(value()?.into()),
             Some("--seccomp-cache") => seccomp_cache = Some(value()?.into()),
             Some("--pause") => pause = true,
+            Some("--userns") => userns = Some(value()?.into()),
             Some(_) | None => return Err(format!("unknown option {}; see --help", name.display())),
         }
     }
@@ -129,6 +130,7 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Str
         directory: directory.ok_or("--dir is missing")?,
         seccomp_cache,
         pause,
+        userns,
     })
 }
 
@@ -142,10 +144,16 @@ mod tests {
 
     #[test]
     fn serve_wants_an_id_and_a_directory_and_knows_its_options() {
-        let fine = parse(&["--id", "a", "--dir", "/d", "--pause"]).expect("fine");
+        let fine = parse(&["--id", "a", "--dir", "/d", "--pause", "--userns", "/u"]).expect("fine");
         assert_eq!(
             fine,
-            Options { id: "a".to_owned(), directory: "/d".into(), seccomp_cache: None, pause: true }
+            Options {
+                id: "a".to_owned(),
+                directory: "/d".into(),
+                seccomp_cache: None,
+                pause: true,
+                userns: Some("/u".into())
+            }
         );
         for bad in [&["--id", "a"][..], &["--dir", "/d"], &["--id"], &["--id", "a", "--dir", "/d", "--x"]] {
             assert!(parse(bad).is_err(), "{bad:?}");

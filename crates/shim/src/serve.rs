@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) seccomp_cache: Option<PathBuf>,
     /// The pod's containers share one PID namespace.
     pub(crate) pause: bool,
+    /// The pod's user namespace, which holds that one.
+    pub(crate) userns: Option<PathBuf>,
 }
 
 /// The whole shim.
@@ -97,7 +99,7 @@ pub(crate) fn serve(options: Options) -> io::Result<()> {
     // It was executed by descriptor, whose number would be its name in the process table.
     let _ = sys::rustix::thread::set_name(c"containerd-shim");
     let listener = take_listener()?;
-    let pause = if options.pause { Some(crate::pause::start()?) } else { None };
+    let pause = if options.pause { Some(crate::pause::start(options.userns.as_deref())?) } else { None };
     set_child_subreaper(Some(getpid()))?;
     // Only Shutdown ends a shim: a signal that is meant for the daemon must not end its pods.
     let signals =

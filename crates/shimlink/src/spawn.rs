@@ -68,6 +68,8 @@ pub struct SpawnRequest {
     pub seccomp_cache: Option<PathBuf>,
     /// The pod's containers share one PID namespace: the shim starts a process that holds it.
     pub pause: bool,
+    /// The pod's user namespace, in which that process is; none = the node's.
+    pub userns: Option<PathBuf>,
 }
 
 /// The socket's place in a shim's directory.
@@ -113,6 +115,9 @@ fn start(request: &SpawnRequest, listener: UnixListener) -> Result<OwnedFd, Shim
     }
     if request.pause {
         command.arg("--pause");
+    }
+    if let Some(userns) = &request.userns {
+        command.arg("--userns").arg(userns);
     }
     // Chunks in the allocator's per-thread cache would hold pages that are else given back.
     command.env_clear().env("RUST_BACKTRACE", "1").env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
@@ -204,6 +209,7 @@ mod tests {
             directory: directory.to_owned(),
             seccomp_cache: None,
             pause: false,
+            userns: None,
         }
     }
 

@@ -103,6 +103,7 @@ impl Host {
             directory: self.directory.clone(),
             seccomp_cache: None,
             pause,
+            userns: None,
         };
         let shim = Shim::spawn(request).await.expect("spawn the shim");
         let pid = shim.pod_state().await.expect("the shim answers").shim_pid;

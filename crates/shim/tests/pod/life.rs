@@ -267,6 +267,7 @@ async fn a_shim_that_cannot_serve_says_why_and_is_told_as_gone() {
         directory: host.directory.clone(),
         seccomp_cache: None,
         pause: false,
+        userns: None,
     };
     let shim = Shim::spawn(request).await.expect("it starts");
     tokio::time::timeout(Duration::from_secs(60), shim.gone()).await.expect("and ends");
