@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use types::{
     Timestamp,
     container::{ContainerSpec, GroupsPolicy, IdMapping, MountOption, PidMode, Propagation, Resources},
-    pod::NsMode,
+    pod::{NsMode, UserMapping, UserMode},
     signal::Signal,
 };
 
@@ -60,6 +60,21 @@ fn mode(mode: NsMode) -> i32 {
     }
 }
 
+fn userns(asked: UserMode) -> cri::UserNamespace {
+    match asked {
+        UserMode::Node => cri::UserNamespace { mode: cri::NamespaceMode::Node.into(), ..Default::default() },
+        UserMode::Unmapped => cri::UserNamespace::default(),
+        UserMode::Pod(UserMapping { first_uid, first_gid, length }) => {
+            let line = |host_id| mappings(&[IdMapping { container_id: 0, host_id, length }]);
+            cri::UserNamespace {
+                mode: cri::NamespaceMode::Pod.into(),
+                uids: line(first_uid),
+                gids: line(first_gid),
+            }
+        }
+    }
+}
+
 /// PodSandboxStatus.
 pub(crate) fn pod_status(pod: &PodView) -> cri::PodSandboxStatus {
     let spec = &pod.plan.spec;
@@ -72,6 +87,7 @@ pub(crate) fn pod_status(pod: &PodView) -> cri::PodSandboxStatus {
         network: mode(spec.namespaces.network),
         pid: mode(spec.namespaces.pid),
         ipc: mode(spec.namespaces.ipc),
+        userns_options: spec.namespaces.user.map(userns),
         ..Default::default()
     };
     cri::PodSandboxStatus {

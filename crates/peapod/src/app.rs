@@ -4,7 +4,7 @@
 //! then the engine, which takes up what the store knows; only then is the first call served.
 
 use crate::{
-    host::{LinuxHost, security_remark, systemd_is_running},
+    host::{LinuxHost, security_remark, systemd_is_running, userns},
     listen, logging, notify, streamer,
 };
 use anyhow::Context as _;
@@ -66,6 +66,7 @@ struct Built {
     network: Arc<Network>,
     pins: Pins,
     streams: Arc<Door>,
+    user_namespaces: userns::Support,
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -115,8 +116,16 @@ async fn build(config: &Config) -> anyhow::Result<Built> {
     let network = Arc::new(Network::load(network_options(config)).context("the network cannot be set up")?);
     let pins = Pins::mount(&config.state).context("namespaces cannot be pinned")?;
     let program = Arc::new(shimlink::Program::open(&shim_path()?).context("the shim cannot be opened")?);
-    let host =
-        LinuxHost::new(Arc::clone(&images), Arc::clone(&network), pins.clone(), program, mounts, config);
+    let user_namespaces = userns::Support::probe(&config.root, &config.state);
+    let host = LinuxHost::new(
+        Arc::clone(&images),
+        Arc::clone(&network),
+        pins.clone(),
+        program,
+        mounts,
+        config,
+        user_namespaces.clone(),
+    );
     let engine = Engine::start(Parts {
         host,
         store,
@@ -129,7 +138,7 @@ async fn build(config: &Config) -> anyhow::Result<Built> {
     .context("the records cannot be taken up")?;
     tidy_up(&engine, &images, &network, &pins).await;
     let streams = Arc::new(streamer::door(config)?);
-    Ok(Built { engine, images, network, pins, streams })
+    Ok(Built { engine, images, network, pins, streams, user_namespaces })
 }
 
 /// What belongs to pods that are not there any more: a crash may have left it.
@@ -202,7 +211,7 @@ async fn serve_calls(
 
 /// A daemon that leaves no pod behind takes its network, its pins and its directories along.
 async fn put_away(config: &Config, built: Built) {
-    let Built { engine, images, network, pins, streams } = built;
+    let Built { engine, images, network, pins, streams, .. } = built;
     let left = has_pods(config);
     drop((engine, images));
     if left {
@@ -357,6 +366,7 @@ fn node(config: &Config, built: &Built) -> Node {
         info: BTreeMap::from([("config".to_owned(), settings.to_string())]),
         remarks,
         systemd: config.cgroup.driver == CgroupDriver::Systemd,
+        user_namespaces: built.user_namespaces.is_there(),
         statuses_in_pod_status: config.events.in_pod_status,
         stats: stats::Reader::new(),
     }

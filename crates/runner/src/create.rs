@@ -5,7 +5,7 @@ use crate::{
     hooks::Hooks,
     init::{self, Init},
     plan::{
-        Places, Plan,
+        self, Places, Plan,
         process::{Filter, seccomp_flags},
     },
 };

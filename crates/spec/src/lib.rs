@@ -10,6 +10,7 @@ mod hidden;
 mod mounts;
 mod process;
 mod resources;
+mod userns;
 
 use oci_spec::{
     OciSpecError,
@@ -63,6 +64,8 @@ pub struct Places {
     pub ipc: Option<PathBuf>,
     /// UTS namespace; `None` = the node's.
     pub uts: Option<PathBuf>,
+    /// User namespace; `None` = the node's.
+    pub user: Option<PathBuf>,
     /// The PID namespace that the pod shares; needed with [`PidMode::Pod`] only.
     pub pid: Option<PathBuf>,
     /// That of the container's target; needed with [`PidMode::Target`] only.
@@ -122,6 +125,7 @@ pub fn container(input: &Input<'_>) -> Result<Spec, SpecError> {
         .readonly_paths(readonly)
         .build()
         .map_err(SpecError::builder)?;
+    userns::map(input, &mut linux)?;
     linux.set_rootfs_propagation(rootfs_propagation(input.container).map(str::to_owned));
     let root = RootBuilder::default()
         .path(ROOT)
@@ -151,18 +155,21 @@ fn namespace(kind: LinuxNamespaceType, path: Option<&Path>) -> Result<LinuxNames
 }
 
 /// The pod's pins by path; mount and cgroup always new (a privileged container sees the node's
-/// cgroups, as with the peers); the PID namespace as the container asks.
+/// cgroups, as with the peers, unless its user namespace is not the node's); the PID namespace as the
+/// container asks.
 fn namespaces(input: &Input<'_>) -> Result<Vec<LinuxNamespace>, SpecError> {
     let places = input.places;
     shared_namespaces(input)?;
+    userns::check(input)?;
     let mut all = vec![namespace(LinuxNamespaceType::Mount, None)?];
-    if !input.container.security.privileged {
+    if !input.container.security.privileged || places.user.is_some() {
         all.push(namespace(LinuxNamespaceType::Cgroup, None)?);
     }
     let pins = [
         (LinuxNamespaceType::Network, &places.net),
         (LinuxNamespaceType::Ipc, &places.ipc),
         (LinuxNamespaceType::Uts, &places.uts),
+        (LinuxNamespaceType::User, &places.user),
     ];
     for (kind, pin) in pins {
         if let Some(pin) = pin {

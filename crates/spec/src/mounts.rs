@@ -5,6 +5,11 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, MountBuild
 use std::path::{Path, PathBuf};
 use types::container::{IdMapping, MountOption, Propagation};
 
+/// Where the kernel's objects are shown.
+const SYS: &str = "/sys";
+/// The group of terminals.
+const TTY: u32 = 5;
+
 /// In the order in which they are mounted. A mount of the request at one of these places takes the
 /// default's place.
 pub(crate) fn mounts(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {
@@ -16,7 +21,9 @@ pub(crate) fn mounts(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {
             all.push(default);
         }
     }
-    let kernels = all.iter().filter(|mount| mount.typ().as_deref() != Some("bind")).count();
+    let is_bind =
+        |mount: &&Mount| mount.typ().as_deref() == Some("bind") && mount.destination() != Path::new(SYS);
+    let kernels = all.iter().filter(|mount| !is_bind(mount)).count();
     all.extend(image_volumes(input, &asked, &all)?);
     for (number, (mount, at)) in input.container.mounts.iter().zip(asked).enumerate() {
         if at == Path::new("/") {
@@ -112,20 +119,26 @@ fn defaults(input: &Input<'_>) -> Result<Vec<Mount>, SpecError> {
     let places = input.places;
     let privileged = input.container.security.privileged;
     let sys = if privileged { "rw" } else { "ro" };
+    let user = input.pod.namespaces.user_mapping();
+    let mut terminals = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+    if user.is_some_and(|user| user.length <= TTY) {
+        terminals.pop();
+    }
     let mut all = vec![
         kernel("proc", "/proc", "proc", &["nosuid", "noexec", "nodev"])?,
         kernel("tmpfs", "/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
-        kernel(
-            "devpts",
-            "/dev/pts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        )?,
+        kernel("devpts", "/dev/pts", "devpts", &terminals)?,
         kernel("mqueue", "/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
     ];
     // Also in the node's network an instance of its own, not a bind of the node's /sys: `ro` holds for
     // the mount itself alone, and debugfs, bpf and others beneath it would stay writable.
-    all.push(kernel("sysfs", "/sys", "sysfs", &["nosuid", "noexec", "nodev", sys])?);
+    // But for a user namespace, which does not own that network: it may not make one, so that the node's is
+    // bound with all that is beneath read-only (KEP-5607).
+    all.push(if user.is_some() && places.net.is_none() {
+        bind(Path::new(SYS), Path::new(SYS), &["rbind", "rprivate", "rro", "rnosuid", "rnoexec", "rnodev"])?
+    } else {
+        kernel("sysfs", SYS, "sysfs", &["nosuid", "noexec", "nodev", sys])?
+    });
     all.push(kernel("cgroup", "/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys])?);
     let shm = places.shm.as_deref().unwrap_or(Path::new("/dev/shm"));
     all.push(bind(shm, Path::new("/dev/shm"), &["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"])?);

@@ -3,7 +3,7 @@
 use super::*;
 use types::{
     container::{IdMapping, ImageVolume, Mount, MountOption, Resources, RunAs, Security},
-    pod::{Namespaces, NsMode},
+    pod::{Namespaces, NsMode, UserMapping, UserMode},
 };
 
 struct Case {
@@ -39,6 +39,7 @@ fn case() -> Case {
             net: Some("/s/ns/p/net".into()),
             ipc: Some("/s/ns/p/ipc".into()),
             uts: Some("/s/ns/p/uts".into()),
+            user: None,
             pid: None,
             target: None,
             hosts: "/s/pods/p/files/hosts".into(),
@@ -206,7 +207,8 @@ fn a_privileged_container_has_no_masks_and_the_nodes_cgroups() {
 #[test]
 fn the_nodes_network_and_one_pid_namespace() {
     let mut case = case();
-    case.pod.namespaces = Namespaces { network: NsMode::Node, pid: NsMode::Pod, ipc: NsMode::Node };
+    case.pod.namespaces =
+        Namespaces { network: NsMode::Node, pid: NsMode::Pod, ipc: NsMode::Node, user: None };
     case.container.security.namespaces.pid = PidMode::Pod;
     case.places = Places { net: None, uts: None, ipc: None, shm: None, ..case.places };
     let error = spec(&case).expect_err("no shared PID namespace");
@@ -336,6 +338,67 @@ fn mounts_are_restricted_mapped_and_taken_from_images_as_asked() {
         let line = serde_json::json!([{ "containerID": 0, "hostID": 65_536, "size": 65_536 }]);
         assert_eq!(mapped[map], line);
     }
+}
+
+fn in_user_namespace() -> Case {
+    let mut case = case();
+    let mapping = UserMapping { first_uid: 100_000, first_gid: 200_000, length: 65_536 };
+    case.pod.namespaces.user = Some(UserMode::Pod(mapping));
+    case.places.user = Some("/s/ns/p/user".into());
+    case
+}
+
+#[test]
+fn a_pod_with_a_user_namespace_has_its_mapping_and_nothing_is_hidden_that_was_not_asked_for() {
+    let mut case = in_user_namespace();
+    case.pod.privileged = true;
+    case.container.security.privileged = true;
+    let value = serde_json::to_value(spec(&case).expect("a spec")).expect("JSON");
+    let line = |first: u32| serde_json::json!([{ "containerID": 0, "hostID": first, "size": 65_536 }]);
+    assert_eq!(value["linux"]["uidMappings"], line(100_000));
+    assert_eq!(value["linux"]["gidMappings"], line(200_000));
+    case.container.security.privileged = false;
+    let text = shown(&spec(&case).expect("a spec"));
+    for line in [
+        r#"namespace {"path":"/s/ns/p/user","type":"user"}"#,
+        r#"namespace {"type":"cgroup"}"#,
+        "mount sysfs sysfs at /sys (",
+        "masked []",
+    ] {
+        assert!(text.contains(line), "no line {line} in\n{text}");
+    }
+    // In the node's network /sys cannot be made, and is bound before the container's own groups are shown in it.
+    case.places = Places { net: None, uts: None, ..case.places };
+    case.pod.namespaces.network = NsMode::Node;
+    let text = shown(&spec(&case).expect("a spec"));
+    let sys =
+        text.find("mount bind /sys at /sys (rbind,rprivate,rro,rnosuid,rnoexec,rnodev)").expect("bound");
+    assert!(sys < text.find("at /sys/fs/cgroup").expect("groups"), "{text}");
+}
+
+#[test]
+fn a_container_asks_for_the_user_namespace_of_its_pod() {
+    let ask = |pod: &dyn Fn() -> Case, user| {
+        let mut case = pod();
+        case.container.security.namespaces.user = user;
+        spec(&case).map(drop).map_err(|error| error.field)
+    };
+    let own = in_user_namespace().pod.namespaces.user;
+    for user in [None, Some(UserMode::Unmapped), own] {
+        assert_eq!(ask(&in_user_namespace, user), Ok(()), "{user:?}");
+    }
+    for user in [None, Some(UserMode::Unmapped), Some(UserMode::Node)] {
+        assert_eq!(ask(&case, user), Ok(()), "{user:?}");
+    }
+    const FIELD: &str = "config.linux.security_context.namespace_options.userns_options";
+    let other = UserMode::Pod(UserMapping { first_uid: 1, first_gid: 1, length: 65_536 });
+    assert_eq!(ask(&in_user_namespace, Some(other)), Err(FIELD));
+    assert_eq!(ask(&in_user_namespace, Some(UserMode::Node)), Err(FIELD));
+    assert_eq!(ask(&case, own), Err(FIELD));
+    let mut unmapped = in_user_namespace();
+    unmapped.user.uid = 65_536;
+    let refused = spec(&unmapped).expect_err("nobody there");
+    assert_eq!(refused.field, "config.linux.security_context.run_as_user");
 }
 
 #[test]

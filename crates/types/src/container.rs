@@ -1,6 +1,11 @@
 //! What a container is asked to be: the CRI's `ContainerConfig` after it was checked.
 
-use crate::{Labels, cdi::CdiName, pod::NsMode, signal::Signal};
+use crate::{
+    Labels,
+    cdi::CdiName,
+    pod::{NsMode, UserMode},
+    signal::Signal,
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -266,6 +271,9 @@ pub struct ContainerNamespaces {
     pub network: NsMode,
     /// Must agree with the pod's.
     pub ipc: NsMode,
+    /// Must agree with the pod's; `None` = nothing was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserMode>,
 }
 
 /// PID namespace of a container.

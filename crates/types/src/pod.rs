@@ -124,11 +124,47 @@ pub struct Namespaces {
     pub pid: NsMode,
     /// Pod or Node.
     pub ipc: NsMode,
+    /// `userns_options`; `None` = nothing was said, which means the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserMode>,
+}
+
+impl Namespaces {
+    /// The mapping of the pod's user namespace, if it has one of its own.
+    #[must_use]
+    pub fn user_mapping(&self) -> Option<UserMapping> {
+        match self.user {
+            Some(UserMode::Pod(mapping)) => Some(mapping),
+            Some(UserMode::Unmapped | UserMode::Node) | None => None,
+        }
+    }
+}
+
+/// `UserNamespace` as it was asked for (KEP-127).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserMode {
+    /// The node's.
+    Node,
+    /// POD without a mapping, as a kubelet says it that knows nothing of user namespaces: the node's.
+    Unmapped,
+    /// One for the pod.
+    Pod(UserMapping),
+}
+
+/// The one line of uid_map and the one of gid_map that a pod's user namespace has: both begin with id 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserMapping {
+    /// The user of the node that is root inside.
+    pub first_uid: u32,
+    /// The group of the node that is root's inside.
+    pub first_gid: u32,
+    /// How many ids there are of each, not 0.
+    pub length: u32,
 }
 
 impl Default for Namespaces {
     /// The kubelet's choice for an ordinary pod.
     fn default() -> Self {
-        Namespaces { network: NsMode::Pod, pid: NsMode::Container, ipc: NsMode::Pod }
+        Namespaces { network: NsMode::Pod, pid: NsMode::Container, ipc: NsMode::Pod, user: None }
     }
 }

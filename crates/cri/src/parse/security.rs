@@ -8,7 +8,7 @@ use types::{
         AppArmorProfile, ContainerNamespaces, GroupsPolicy, PidMode, RunAs, SeccompProfile, Security,
         SelinuxLabel,
     },
-    pod::{Namespaces, NsMode},
+    pod::{Namespaces, NsMode, UserMapping, UserMode},
 };
 
 /// `LinuxContainerSecurityContext`.
@@ -195,25 +195,50 @@ pub(super) fn selinux(
     Ok(Some(label).filter(|label| *label != SelinuxLabel::default()))
 }
 
-/// Only the node's user namespace, for now.
-fn userns(field: &str, options: Option<&cri::UserNamespace>) -> Result<(), Bad> {
-    let Some(options) = options else { return Ok(()) };
+/// `UserNamespace`: the node's, or one with exactly one line for users and one for groups, both from id 0 on.
+fn userns(field: &str, options: Option<&cri::UserNamespace>) -> Result<Option<UserMode>, Bad> {
+    let Some(options) = options else { return Ok(None) };
+    let unmapped = options.uids.is_empty() && options.gids.is_empty();
     match cri::NamespaceMode::try_from(options.mode) {
-        Ok(cri::NamespaceMode::Node) if options.uids.is_empty() && options.gids.is_empty() => Ok(()),
+        Ok(cri::NamespaceMode::Node) if unmapped => Ok(Some(UserMode::Node)),
         Ok(cri::NamespaceMode::Node) => Err(Bad::field(field, "maps ids in the node's user namespace")),
         // A kubelet older than user namespaces leaves the mode at POD and sends no mapping.
-        Ok(cri::NamespaceMode::Pod) if options.uids.is_empty() && options.gids.is_empty() => Ok(()),
-        Ok(cri::NamespaceMode::Pod) => Err(Bad::refused(field, "a user namespace")),
+        Ok(cri::NamespaceMode::Pod) if unmapped => Ok(Some(UserMode::Unmapped)),
+        Ok(cri::NamespaceMode::Pod) => {
+            let (first_uid, length) = line(&format!("{field}.uids"), &options.uids)?;
+            let (first_gid, groups) = line(&format!("{field}.gids"), &options.gids)?;
+            if groups != length {
+                return Err(Bad::field(
+                    format!("{field}.gids[0].length"),
+                    format!("is {groups}, and that of uids is {length}"),
+                ));
+            }
+            Ok(Some(UserMode::Pod(UserMapping { first_uid, first_gid, length })))
+        }
         Ok(cri::NamespaceMode::Container | cri::NamespaceMode::Target) | Err(_) => {
             Err(Bad::field(format!("{field}.mode"), "wants POD or NODE"))
         }
     }
 }
 
+/// The first id outside and the length of a mapping that has one line, which begins with root inside.
+fn line(field: &str, asked: &[cri::IdMapping]) -> Result<(u32, u32), Bad> {
+    let [asked] = super::mount::mappings(field, asked)?[..] else {
+        return Err(Bad::field(field, format!("are {} lines, exactly one is taken", asked.len())));
+    };
+    if asked.container_id != 0 {
+        return Err(Bad::field(
+            format!("{field}[0].container_id"),
+            format!("is {}: id 0 must be mapped", asked.container_id),
+        ));
+    }
+    Ok((asked.host_id, asked.length))
+}
+
 /// Namespaces of a pod. An absent message means POD for all, protobuf's zero.
 pub(super) fn pod_namespaces(field: &str, asked: Option<&cri::NamespaceOption>) -> Result<Namespaces, Bad> {
     let asked = asked.cloned().unwrap_or_default();
-    userns(&format!("{field}.userns_options"), asked.userns_options.as_ref())?;
+    let user = userns(&format!("{field}.userns_options"), asked.userns_options.as_ref())?;
     let shared_or_node = |name: &str, value: i32| match cri::NamespaceMode::try_from(value) {
         Ok(cri::NamespaceMode::Pod) => Ok(NsMode::Pod),
         Ok(cri::NamespaceMode::Node) => Ok(NsMode::Node),
@@ -229,11 +254,19 @@ pub(super) fn pod_namespaces(field: &str, asked: Option<&cri::NamespaceOption>) 
             return Err(Bad::field(format!("{field}.pid"), "wants POD, CONTAINER or NODE"));
         }
     };
-    Ok(Namespaces {
-        network: shared_or_node("network", asked.network)?,
-        pid,
-        ipc: shared_or_node("ipc", asked.ipc)?,
-    })
+    let ipc = shared_or_node("ipc", asked.ipc)?;
+    if matches!(user, Some(UserMode::Pod(_))) {
+        // What lies in /proc and /dev/mqueue of the node's is not for who is nobody there (KEP-127).
+        for (name, mode) in [("pid", pid), ("ipc", ipc)] {
+            if mode == NsMode::Node {
+                return Err(Bad::field(
+                    format!("{field}.{name}"),
+                    "is NODE, which a pod with a user namespace of its own cannot have",
+                ));
+            }
+        }
+    }
+    Ok(Namespaces { network: shared_or_node("network", asked.network)?, pid, ipc, user })
 }
 
 /// Namespaces of a container; whether they agree with its pod's is `spec`'s to say.
@@ -242,7 +275,7 @@ fn container_namespaces(
     asked: Option<&cri::NamespaceOption>,
 ) -> Result<ContainerNamespaces, Bad> {
     let asked = asked.cloned().unwrap_or_default();
-    userns(&format!("{field}.userns_options"), asked.userns_options.as_ref())?;
+    let user = userns(&format!("{field}.userns_options"), asked.userns_options.as_ref())?;
     let mode = |name: &str, value: i32| match cri::NamespaceMode::try_from(value) {
         Ok(cri::NamespaceMode::Node) => Ok(NsMode::Node),
         Ok(cri::NamespaceMode::Pod) => Ok(NsMode::Pod),
@@ -263,7 +296,8 @@ fn container_namespaces(
         }
         Err(_) => return Err(Bad::field(format!("{field}.pid"), format!("{} is no mode", asked.pid))),
     };
-    Ok(ContainerNamespaces { pid, network: mode("network", asked.network)?, ipc: mode("ipc", asked.ipc)? })
+    let (network, ipc) = (mode("network", asked.network)?, mode("ipc", asked.ipc)?);
+    Ok(ContainerNamespaces { pid, network, ipc, user })
 }
 
 /// Capability names, with or without `CAP_`; whether the kernel knows them is `spec`'s to say.

@@ -146,6 +146,63 @@ fn each_bad_field_of_a_pod_is_named() {
 }
 
 #[test]
+fn a_user_namespace_is_the_nodes_or_one_line_from_id_0_on() {
+    use types::pod::{UserMapping, UserMode};
+    let line = |host_id, container_id, length| cri::IdMapping { host_id, container_id, length };
+    let asked = |userns: Option<cri::UserNamespace>, change: &dyn Fn(&mut cri::NamespaceOption)| {
+        let mut config = good_pod();
+        let mut options = cri::NamespaceOption { userns_options: userns, ..Default::default() };
+        change(&mut options);
+        config.linux = Some(cri::LinuxPodSandboxConfig {
+            security_context: Some(cri::LinuxSandboxSecurityContext {
+                namespace_options: Some(options),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        pod(Some(&config), "").map(|pod| pod.namespaces.user)
+    };
+    let of = |mode, uids: Vec<cri::IdMapping>, gids: Vec<cri::IdMapping>| {
+        asked(Some(cri::UserNamespace { mode, uids, gids }), &|_| ())
+    };
+    let one = || vec![line(100_000, 0, 65_536)];
+    assert_eq!(asked(None, &|_| ()).expect("fine"), None);
+    assert_eq!(of(0, vec![], vec![]).expect("an old kubelet"), Some(UserMode::Unmapped));
+    assert_eq!(of(2, vec![], vec![]).expect("fine"), Some(UserMode::Node));
+    let mapping = UserMapping { first_uid: 100_000, first_gid: 200_000, length: 65_536 };
+    let found = of(0, one(), vec![line(200_000, 0, 65_536)]).expect("fine");
+    assert_eq!(found, Some(UserMode::Pod(mapping)));
+    const FIELD: &str = "config.linux.security_context.namespace_options.userns_options";
+    let two = || vec![line(100_000, 0, 10), line(300_000, 10, 10)];
+    for (mode, uids, gids, field) in [
+        (1, vec![], vec![], ".mode"),
+        (3, one(), one(), ".mode"),
+        (7, one(), one(), ".mode"),
+        (2, one(), one(), ""),
+        (0, two(), two(), ".uids"),
+        (0, one(), two(), ".gids"),
+        (0, vec![], one(), ".uids"),
+        (0, one(), vec![], ".gids"),
+        (0, vec![line(1, 1, 5)], one(), ".uids[0].container_id"),
+        (0, one(), vec![line(1, 1, 5)], ".gids[0].container_id"),
+        (0, vec![line(1, 0, 0)], one(), ".uids[0]"),
+        (0, vec![line(u32::MAX, 0, 1)], one(), ".uids[0]"),
+        (0, one(), vec![line(100_000, 0, 10)], ".gids[0].length"),
+    ] {
+        let error = of(mode, uids, gids).expect_err(field).to_string();
+        assert!(error.starts_with(&format!("{FIELD}{field}")), "{field}: {error}");
+    }
+    // What belongs to the node's processes and queues is not theirs to see.
+    type Change = fn(&mut cri::NamespaceOption);
+    let others: [(Change, &str); 2] = [(|o| o.pid = 2, "pid"), (|o| o.ipc = 2, "ipc")];
+    for (change, name) in others {
+        let own = cri::UserNamespace { mode: 0, uids: one(), gids: one() };
+        let error = asked(Some(own), &change).expect_err(name).to_string();
+        assert!(error.contains(&format!("namespace_options.{name}")), "{error}");
+    }
+}
+
+#[test]
 fn a_port_without_host_port_maps_nothing() {
     let mut config = good_pod();
     config.port_mappings = vec![cri::PortMapping { container_port: 80, ..Default::default() }];

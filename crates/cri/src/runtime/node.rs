@@ -31,6 +31,8 @@ pub struct Node {
     pub systemd: bool,
     /// PodSandboxStatus tells the containers' statuses and a timestamp, for the gate EventedPLEG.
     pub statuses_in_pod_status: bool,
+    /// Pods can have user namespaces: the kernel shows layers and volumes with mapped ids.
+    pub user_namespaces: bool,
     /// Reads the figures of containers.
     pub stats: stats::Reader,
 }
@@ -110,7 +112,7 @@ impl Node {
             features: Some(cri::RuntimeHandlerFeatures {
                 // mount_setattr(2) has it since 5.12, which every kernel that peapod runs on has.
                 recursive_read_only_mounts: true,
-                user_namespaces: false,
+                user_namespaces: self.user_namespaces,
             }),
         };
         cri::StatusResponse {
@@ -119,7 +121,7 @@ impl Node {
             runtime_handlers: vec![handler(""), handler("peapod")],
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: self.user_namespaces,
                 mount_options: true,
             }),
         }

@@ -92,6 +92,7 @@ pub fn oci_spec(
         net: pod.pins.net.clone(),
         ipc: pod.pins.ipc.clone(),
         uts: pod.pins.uts.clone(),
+        user: pod.pins.user.clone(),
         pid: up.shim.pause_pid.map(pid_of),
         target: target.map(pid_of),
         hosts: pod.paths.hosts.clone(),

@@ -66,6 +66,9 @@ pub struct Pins {
     pub ipc: Option<PathBuf>,
     /// UTS namespace.
     pub uts: Option<PathBuf>,
+    /// User namespace, which owns the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<PathBuf>,
 }
 
 /// The cgroup of a pod: each container has a group of its own in it.
@@ -192,6 +195,7 @@ pub fn plan(
             ipc: own(spec.namespaces.ipc, "ipc"),
             // A host name of its own goes with a network of its own, as in both peers.
             uts: own(spec.namespaces.network, "uts"),
+            user: spec.namespaces.user_mapping().map(|_| pins.join("user")),
             dir: pins,
         },
         pause: spec.namespaces.pid == NsMode::Pod,
@@ -232,11 +236,24 @@ mod tests {
 
     #[test]
     fn the_nodes_namespaces_are_not_pinned() {
-        let node = Namespaces { network: NsMode::Node, ipc: NsMode::Node, pid: NsMode::Pod };
+        let node = Namespaces { network: NsMode::Node, ipc: NsMode::Node, pid: NsMode::Pod, user: None };
         let plan = planned(PodSpec { namespaces: node, ..PodSpec::default() });
         assert_eq!((plan.pins.net, plan.pins.uts, plan.pins.ipc, plan.paths.shm), (None, None, None, None));
+        assert_eq!(plan.pins.user, None);
         assert!(plan.pause);
         assert!(!planned(PodSpec::default()).pause);
+    }
+
+    #[test]
+    fn a_user_namespace_is_pinned_where_there_is_a_mapping() {
+        use types::pod::{UserMapping, UserMode};
+        let pin = |user| {
+            let namespaces = Namespaces { user: Some(user), ..Namespaces::default() };
+            planned(PodSpec { namespaces, ..PodSpec::default() }).pins.user
+        };
+        let mapping = UserMapping { first_uid: 65_536, first_gid: 65_536, length: 65_536 };
+        assert_eq!(pin(UserMode::Pod(mapping)), Some("/run/peapod/ns/abababababab/user".into()));
+        assert_eq!((pin(UserMode::Node), pin(UserMode::Unmapped)), (None, None));
     }
 
     #[test]

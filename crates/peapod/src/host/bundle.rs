@@ -25,12 +25,12 @@ const CPUS: &str = "/sys/devices/system/cpu";
 
 /// Writes `config.json`; the directory is private, and replaced whole by the next try.
 pub(super) fn write(pod: &PodPlan, plan: &ContainerPlan, mut spec: OciSpec, policy: &Policy) -> Result<()> {
-    complete(plan, &mut spec, policy)?;
+    complete(pod, plan, &mut spec, policy)?;
     confine(plan, &mut spec)?;
     name_the_host(pod, &mut spec);
     sources::prepare(plan, policy.make_sources)?;
     let labels = label(pod, plan, &mut spec)?;
-    mount_image_volumes(plan, &mut spec, labels.as_ref())?;
+    mount_image_volumes(pod, plan, &mut spec, labels.as_ref())?;
     make_log_directory(plan)?;
     fs::DirBuilder::new()
         .recursive(true)
@@ -51,12 +51,13 @@ pub(super) fn write(pod: &PodPlan, plan: &ContainerPlan, mut spec: OciSpec, poli
 }
 
 /// Device nodes with their numbers, and the filter for the capabilities that the container has.
-fn complete(plan: &ContainerPlan, spec: &mut OciSpec, policy: &Policy) -> Result<()> {
+fn complete(pod: &PodPlan, plan: &ContainerPlan, spec: &mut OciSpec, policy: &Policy) -> Result<()> {
     let mut given = devices::asked(&plan.spec.devices)?;
     if policy.own_devices {
         devices::own(&mut given, &plan.spec.security, &plan.image.user);
     }
-    if plan.spec.security.privileged {
+    // A user namespace has no right to the node's devices, which would be its root's to use here.
+    if plan.spec.security.privileged && pod.pins.user.is_none() {
         given.extend(devices::of_the_host()?);
     }
     devices::add(spec, given);
@@ -162,9 +163,16 @@ pub(super) fn localhost_filter(path: &Path, bounding: &Capabilities) -> Result<L
 }
 
 /// Has the specification name the content of image volumes as it was found.
-fn mount_image_volumes(plan: &ContainerPlan, spec: &mut OciSpec, labels: Option<&Labels>) -> Result<()> {
+fn mount_image_volumes(
+    pod: &PodPlan,
+    plan: &ContainerPlan,
+    spec: &mut OciSpec,
+    labels: Option<&Labels>,
+) -> Result<()> {
     let mut mounts = spec.mounts().clone().unwrap_or_default();
-    volumes::mount_all(plan, labels.map(|labels| labels.files.as_str()), |place, content| {
+    let seen =
+        volumes::Seen { label: labels.map(|labels| labels.files.as_str()), userns: pod.pins.user.as_deref() };
+    volumes::mount_all(plan, &seen, |place, content| {
         for mount in mounts.iter_mut().filter(|mount| mount.source().as_deref() == Some(place)) {
             mount.set_source(Some(content.clone()));
         }

@@ -20,6 +20,7 @@ mod sources;
 mod systemd;
 mod target;
 mod update;
+pub(crate) mod userns;
 mod volumes;
 
 use blocking::blocking;
@@ -56,6 +57,7 @@ pub(crate) struct LinuxHost {
     /// `<state>/groups`: cgroups that were still in use when their maker left.
     groups: PathBuf,
     policy: Arc<Policy>,
+    user_namespaces: userns::Support,
 }
 
 impl LinuxHost {
@@ -67,6 +69,7 @@ impl LinuxHost {
         program: Arc<shimlink::Program>,
         mounts: Mounts,
         config: &Config,
+        user_namespaces: userns::Support,
     ) -> LinuxHost {
         let state = &config.state;
         let shims = Shims::new(Arc::clone(&program), state.join("seccomp"));
@@ -80,6 +83,7 @@ impl LinuxHost {
             program,
             groups: state.join("groups"),
             policy: Arc::new(config.into()),
+            user_namespaces,
         }
     }
 
@@ -131,6 +135,7 @@ impl Host for LinuxHost {
     }
 
     async fn make_namespaces(&self, plan: &PodPlan, _dirs: &PodDirs) -> Result<Namespaces> {
+        self.user_namespaces.check(plan)?;
         network::make_namespaces(&self.pins, plan).await?;
         Ok(Namespaces::done())
     }

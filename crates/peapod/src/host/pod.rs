@@ -23,7 +23,7 @@ use sys::rustix::{
 };
 use types::{
     container::{AppArmorProfile, SeccompProfile},
-    pod::{NsMode, PodSpec},
+    pod::{NsMode, PodSpec, UserMapping},
 };
 
 /// /dev/shm of a pod, as the peers have it.
@@ -53,7 +53,8 @@ pub(super) fn make_dirs(plan: &PodPlan) -> Result<()> {
     private_dir(&plan.paths.rootfs)?;
     write_files(plan, &[])?;
     if let Some(shm) = &plan.paths.shm {
-        make_shm(shm, Selinux::of_the_host().of_pod(plan)?.as_ref())?;
+        let labels = Selinux::of_the_host().of_pod(plan)?;
+        make_shm(shm, labels.as_ref(), plan.spec.namespaces.user_mapping())?;
     }
     Ok(())
 }
@@ -61,7 +62,7 @@ pub(super) fn make_dirs(plan: &PodPlan) -> Result<()> {
 /// /etc/hosts again, with the pod's own name and addresses.
 pub(super) fn write_hosts(plan: &PodPlan, ips: &[IpAddr]) -> Result<()> {
     let name = hostname(plan);
-    put(&plan.paths.hosts, &files::hosts(&name, ips))
+    put_in_pod(plan, &plan.paths.hosts, &files::hosts(&name, ips))
 }
 
 fn write_files(plan: &PodPlan, ips: &[IpAddr]) -> Result<()> {
@@ -69,9 +70,9 @@ fn write_files(plan: &PodPlan, ips: &[IpAddr]) -> Result<()> {
     if own_network {
         write_hosts(plan, ips)?;
     } else {
-        put(&plan.paths.hosts, &host_file("/etc/hosts"))?;
+        put_in_pod(plan, &plan.paths.hosts, &host_file("/etc/hosts"))?;
     }
-    put(&plan.paths.hostname, &format!("{}\n", hostname(plan)))?;
+    put_in_pod(plan, &plan.paths.hostname, &format!("{}\n", hostname(plan)))?;
     let behind = Some(host_file(files::BEHIND_THE_STUB)).filter(|text| !text.is_empty());
     let text = files::resolv_conf(
         plan.spec.dns.as_ref(),
@@ -79,7 +80,7 @@ fn write_files(plan: &PodPlan, ips: &[IpAddr]) -> Result<()> {
         behind.as_deref(),
         own_network,
     );
-    put(&plan.paths.resolv_conf, &text)
+    put_in_pod(plan, &plan.paths.resolv_conf, &text)
 }
 
 /// The pod's host name; one that asked for none has the node's.
@@ -125,13 +126,25 @@ pub(super) fn put(path: &Path, text: &str) -> Result<()> {
     write().map_err(failed(format!("cannot write {}", path.display())))
 }
 
-fn make_shm(path: &Path, labels: Option<&Labels>) -> Result<()> {
+/// A file of the pod's root, whoever that is on the node.
+fn put_in_pod(plan: &PodPlan, path: &Path, text: &str) -> Result<()> {
+    put(path, text)?;
+    let Some(UserMapping { first_uid, first_gid, .. }) = plan.spec.namespaces.user_mapping() else {
+        return Ok(());
+    };
+    std::os::unix::fs::chown(path, Some(first_uid), Some(first_gid))
+        .map_err(failed(format!("cannot give {} to the pod's root", path.display())))
+}
+
+fn make_shm(path: &Path, labels: Option<&Labels>, user: Option<UserMapping>) -> Result<()> {
     private_dir(path)?;
     if is_mount_point(path)? {
         return Ok(());
     }
     let label = labels.map(|labels| format!(",context=\"{}\"", labels.files)).unwrap_or_default();
-    let options = CString::new(format!("{SHM_OPTIONS}{label}")).map_err(failed("tmpfs options"))?;
+    let owner = user.map(|user| format!(",uid={},gid={}", user.first_uid, user.first_gid));
+    let options = format!("{SHM_OPTIONS}{}{label}", owner.unwrap_or_default());
+    let options = CString::new(options).map_err(failed("tmpfs options"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     sys::rustix::mount::mount("shm", path, "tmpfs", flags, options.as_c_str())
         .map_err(failed(format!("cannot mount a tmpfs at {}", path.display())))

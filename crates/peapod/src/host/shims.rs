@@ -18,6 +18,7 @@ use sys::rustix::{
 };
 use types::{
     Clock as _, ContainerId, PodId, SystemClock, Timestamp,
+    pod::UserMapping,
     shim::{self, ContainerState, ExitRecord, Phase},
     signal::Signal,
 };
@@ -91,6 +92,7 @@ impl Shims {
             directory: plan.paths.dir.clone(),
             seccomp_cache: Some(self.seccomp_cache.clone()),
             pause: plan.pause,
+            userns: plan.pins.user.clone(),
         };
         let shim = Shim::spawn(request).await.map_err(shim_error(DOING))?;
         self.keep(&plan.id, &shim);
@@ -137,7 +139,7 @@ impl Shims {
         let task = CreateTask {
             id: plan.id.to_string(),
             bundle: plan.bundle.clone(),
-            rootfs: vec![root_mount(plan)],
+            rootfs: vec![root_mount(pod, plan)],
             stdout: match (&pod.spec.log_directory, plan.spec.log_path.as_str()) {
                 (Some(directory), path) if !path.is_empty() => {
                     shim::log_address(&directory.display().to_string(), path)
@@ -337,7 +339,7 @@ fn container(state: &ContainerState) -> Result<ShimContainer> {
 
 /// The overlay of the image's layers and the container's own, mounted by the container itself.
 /// `volatile`: what a crash leaves of it is never mounted again, so nothing has to be synced.
-fn root_mount(plan: &ContainerPlan) -> RootMount {
+fn root_mount(pod: &PodPlan, plan: &ContainerPlan) -> RootMount {
     let upper = plan.rootfs.join("upper");
     if plan.image.layers.is_empty() {
         let options = vec!["rbind".to_owned(), "rprivate".to_owned()];
@@ -346,16 +348,19 @@ fn root_mount(plan: &ContainerPlan) -> RootMount {
     // overlay wants the highest first.
     let lower: Vec<String> =
         plan.image.layers.iter().rev().map(|layer| layer.display().to_string()).collect();
-    RootMount {
-        kind: "overlay".to_owned(),
-        source: "overlay".to_owned(),
-        options: vec![
-            format!("lowerdir={}", lower.join(":")),
-            format!("upperdir={}", upper.display()),
-            format!("workdir={}", plan.rootfs.join("work").display()),
-            "volatile".to_owned(),
-        ],
+    let mut options = vec![
+        format!("lowerdir={}", lower.join(":")),
+        format!("upperdir={}", upper.display()),
+        format!("workdir={}", plan.rootfs.join("work").display()),
+        "volatile".to_owned(),
+    ];
+    if let Some(UserMapping { first_uid, first_gid, length }) = pod.spec.namespaces.user_mapping() {
+        // All on disk keeps the ids of the image.
+        options.push(format!("uidmap=0:{first_uid}:{length}"));
+        options.push(format!("gidmap=0:{first_gid}:{length}"));
+        options.push("idmap-upper".to_owned());
     }
+    RootMount { kind: "overlay".to_owned(), source: "overlay".to_owned(), options }
 }
 
 /// The shim's process by the peer credentials of its socket, when it does not answer.

@@ -17,9 +17,12 @@ use sys::{
     root::RootFd,
     rustix::{
         fd::AsRawFd as _,
-        fs::OFlags,
+        fs::{CWD, OFlags},
         io::Errno,
-        mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount},
+        mount::{
+            MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_remount,
+            move_mount, open_tree, unmount,
+        },
     },
 };
 use types::container::{ImageVolume, Mount};
@@ -46,18 +49,26 @@ pub(super) fn images(images: &Images, mounts: &[Mount]) -> Result<Vec<VolumeFact
         .collect()
 }
 
+/// As what the content of an image is seen.
+pub(super) struct Seen<'a> {
+    /// All of it has this label.
+    pub(super) label: Option<&'a str>,
+    /// Ids are as this user namespace of the pod has them.
+    pub(super) userns: Option<&'a Path>,
+}
+
 /// Mounts the image volumes of a container. `take` is told where each one's content is: the place that the
-/// container's specification names, and the one to take instead. With a label all of it has that one.
+/// container's specification names, and the one to take instead.
 pub(super) fn mount_all(
     plan: &ContainerPlan,
-    label: Option<&str>,
+    seen: &Seen<'_>,
     mut take: impl FnMut(&Path, PathBuf),
 ) -> Result<()> {
     let asked = plan.spec.mounts.iter().enumerate();
     let asked = asked.filter_map(|(number, mount)| Some((number, mount.image.as_ref()?)));
     for ((number, volume), facts) in asked.zip(&plan.image.volumes) {
         let at = directory(plan).join(number.to_string());
-        let content = one(&at, facts, label)?;
+        let content = one(&at, facts, seen)?;
         let content = sub_path(&content, volume)?;
         take(&at, content);
     }
@@ -74,14 +85,7 @@ pub(super) fn drop_all(plan: &ContainerPlan) -> Result<()> {
     };
     for entry in entries {
         let path = entry.map_err(failed(format!("cannot read {}", directory.display())))?.path();
-        loop {
-            match unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-                // Also when a crash let two be mounted over one another.
-                Ok(()) => {}
-                Err(Errno::INVAL | Errno::NOENT) => break,
-                Err(error) => return Err(failed(format!("cannot unmount {}", path.display()))(error)),
-            }
-        }
+        take_away(&path)?;
     }
     sys::tree::remove_path(&directory).map_err(failed(format!("cannot remove {}", directory.display())))
 }
@@ -91,19 +95,20 @@ fn directory(plan: &ContainerPlan) -> PathBuf {
 }
 
 /// The merged layers, at `at`.
-fn one(at: &Path, facts: &VolumeFacts, label: Option<&str>) -> Result<PathBuf> {
+fn one(at: &Path, facts: &VolumeFacts, seen: &Seen<'_>) -> Result<PathBuf> {
     let doing = || format!("{FAILED}: cannot mount {} at {}", facts.repo_digest, at.display());
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(at)
-        .map_err(failed(format!("cannot make {}", at.display())))?;
+    make_place(at)?;
+    let mapped = match seen.userns {
+        Some(userns) => map_layers(at, facts, userns)?,
+        None => Vec::new(),
+    };
+    let layers = if mapped.is_empty() { &facts.layers } else { &mapped };
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
     let overlay = |layers: &[PathBuf]| {
-        let options = overlay_options(layers, label)?;
+        let options = overlay_options(layers, seen.label)?;
         mount("overlay", at, "overlay", flags, options.as_c_str())
     };
-    let mounted = match (facts.layers.as_slice(), label) {
+    let mounted = match (layers.as_slice(), seen.label) {
         // An image without content is an empty directory.
         ([], _) => Ok(()),
         // overlay wants two layers, or one to write to.
@@ -115,7 +120,48 @@ fn one(at: &Path, facts: &VolumeFacts, label: Option<&str>) -> Result<PathBuf> {
         (layers, _) => overlay(layers),
     };
     mounted.map_err(|error| failed(doing())(error))?;
+    // An overlay holds its layers, and a bind is a mount of its own.
+    mapped.iter().try_for_each(|place| take_away(place))?;
     Ok(at.to_owned())
+}
+
+fn make_place(at: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(at)
+        .map_err(failed(format!("cannot make {}", at.display())))
+}
+
+/// Overlay cannot be idmapped, only its layers: each is mounted, mapped, beside `at`.
+fn map_layers(at: &Path, facts: &VolumeFacts, userns: &Path) -> Result<Vec<PathBuf>> {
+    let doing = || format!("{FAILED}: cannot map the ids of {}", facts.repo_digest);
+    let userns = fs::File::open(userns).map_err(|error| failed(doing())(error))?;
+    let mut places = Vec::new();
+    for (number, layer) in facts.layers.iter().enumerate() {
+        let place = at.with_extension(number.to_string());
+        make_place(&place)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let mounted = open_tree(CWD, layer, flags).and_then(|tree| {
+            sys::mount::map_ids(&tree, false, &userns)?;
+            let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            move_mount(&tree, "", CWD, &place, whole)
+        });
+        mounted.map_err(|error| failed(doing())(error))?;
+        places.push(place);
+    }
+    Ok(places)
+}
+
+/// Takes all mounts at a place away: a crash may have let two be mounted over one another.
+fn take_away(place: &Path) -> Result<()> {
+    loop {
+        match unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(failed(format!("cannot unmount {}", place.display()))(error)),
+        }
+    }
 }
 
 /// overlay wants the highest first.
