@@ -79,7 +79,8 @@ pub fn join(user: impl AsFd) -> Result<(), Errno> {
     become_root()
 }
 
-/// After a setns(2) that joined a user namespace too: takes its root's user and groups.
+/// After a setns(2) that joined a user namespace too: takes its root's user and groups. The process is not dumpable
+/// then: who is inside may not look into it.
 ///
 /// # Errors
 /// Of setresuid(2) and its kind; EINVAL when its root is not mapped.
@@ -87,7 +88,9 @@ pub fn become_root() -> Result<(), Errno> {
     use rustix::process::{Gid, Uid};
     rustix::thread::set_thread_groups(&[])?;
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    // The change of user sets it to what fs.suid_dumpable says.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
 }
 
 fn make(uids: &[Line], gids: &[Line], kinds: UnshareFlags) -> Result<Owned, Errno> {
