@@ -66,11 +66,11 @@ fn bind(root: &RootFd, node: &Node, copy: &OwnedFd) -> Result<(), Errno> {
         Err(error) => return Err(error),
     }
     let target = fs::openat(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    match FileType::from_raw_mode(fs::fstat(&target)?.st_mode) {
+    if FileType::from_raw_mode(fs::fstat(&target)?.st_mode) == FileType::Symlink {
         // It leads to where the image wants.
-        FileType::Symlink => Err(Errno::LOOP),
-        _ => attach(copy, target),
+        return Err(Errno::LOOP);
     }
+    attach(copy, target)
 }
 
 fn make(root: &RootFd, node: &Node) -> Result<(), Errno> {
