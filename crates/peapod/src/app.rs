@@ -346,6 +346,7 @@ fn node(config: &Config, built: &Built) -> Node {
         "cdiSpecDirs": config.cdi.spec_dirs,
     });
     let mut remarks: Vec<String> = security_remark().map(str::to_owned).into_iter().collect();
+    remarks.extend(built.user_namespaces.remark());
     if config.container.create_missing_mount_sources {
         remarks.push(
             "missing sources of mounts are made as directories (create_missing_mount_sources)".to_owned(),
