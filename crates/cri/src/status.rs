@@ -122,7 +122,7 @@ mod tests {
         ] {
             assert_eq!(of_engine(&error).code(), code, "{error}");
         }
-        let bad = Bad::refused("config.CDI_devices", "a CDI device");
+        let bad = Bad::field("config.CDI_devices", "no device");
         assert_eq!(of_request(&bad).code(), Code::InvalidArgument);
         assert!(of_request(&bad).message().starts_with("config.CDI_devices: "));
         assert_eq!(not_served("Exec").code(), Code::Unimplemented);

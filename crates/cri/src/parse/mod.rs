@@ -12,36 +12,19 @@ pub(crate) use container::container;
 pub(crate) use pod::pod;
 pub(crate) use resources::resources;
 
-/// A field that cannot be obeyed.
+/// A field that cannot be obeyed: malformed, out of range, or in contradiction to another.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum Bad {
-    /// It is malformed, out of range or contradicts another.
-    #[error("{field}: {reason}")]
-    Malformed {
-        /// Path of the field in the request.
-        field: String,
-        /// What is wrong, and what would be right.
-        reason: String,
-    },
-    /// It is well-formed and asks for something that this version does not do.
-    #[error("{field}: {what} is not supported by this version of peapod")]
-    Unsupported {
-        /// Path of the field in the request.
-        field: String,
-        /// What was asked for.
-        what: String,
-    },
+#[error("{field}: {reason}")]
+pub(crate) struct Bad {
+    /// Path of the field in the request.
+    field: String,
+    /// What is wrong, and what would be right.
+    reason: String,
 }
 
 impl Bad {
-    /// A malformed field.
     pub(crate) fn field(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Bad::Malformed { field: field.into(), reason: reason.into() }
-    }
-
-    /// A field that is refused by name.
-    pub(crate) fn refused(field: impl Into<String>, what: impl Into<String>) -> Self {
-        Bad::Unsupported { field: field.into(), what: what.into() }
+        Bad { field: field.into(), reason: reason.into() }
     }
 }
 
