@@ -99,7 +99,7 @@ fn a_user_namespace_owns_the_others_and_all_are_set_as_without_one() {
         let beyond = types::pod::UserMapping { first_uid: u32::MAX - 1, first_gid: 0, length: 10 };
         let refused = NsRequest { user: Some(beyond), ..NsRequest::default() };
         wait(pins.make(&pod_id(3), refused)).expect_err("no such ids");
-        assert!(!scratch.0.join("ns").join(pod_id(3).short()).exists());
+        assert!(!scratch.0.join("ns").join(pod_id(3).short()).is_dir());
         for number in [1, 2] {
             assert!(pins.find(&pod_id(number)).expect("find").user.is_some());
             pins.drop_pod(&pod_id(number)).expect("drop");
