@@ -215,9 +215,9 @@ fn a_signal_reaches_those_that_are_forked_meanwhile() {
         let mut child = inside(&made.0, script);
         child.0.wait().unwrap();
         assert!(!made.0.processes().unwrap().is_empty());
-        made.0.signal(Signal::HUP).unwrap();
+        made.0.signal(Signal::TERM).unwrap();
         made.0.remove().unwrap();
-        made.0.signal(Signal::HUP).unwrap();
+        made.0.signal(Signal::TERM).unwrap();
     }
 }
 

@@ -256,7 +256,8 @@ impl Pins {
                 Session::open(Subsystem::Route).map_err(step("cannot open a netlink socket in the pod"))?;
             rtnl::loopback_up(&mut session).map_err(NetnsError::Loopback)?;
         }
-        sysctl::write_early(&request.sysctls, request.net)?;
+        let owner = request.user.map(|mapping| mapping.first_uid);
+        sysctl::write_early(&request.sysctls, request.net, owner)?;
         if asked.is_empty() && user.is_none() {
             return Ok(PodNamespaces::default());
         }

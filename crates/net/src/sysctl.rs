@@ -158,15 +158,35 @@ pub fn any_late(sysctls: &BTreeMap<String, String>) -> bool {
     sysctls.keys().any(|name| is_late(name))
 }
 
-/// Writes the pod's sysctls and the defaults; the calling thread is in the pod's namespaces.
-pub(crate) fn write_early(sysctls: &BTreeMap<String, String>, own_net: bool) -> Result<(), SysctlError> {
+/// Writes the pod's sysctls and the defaults; the calling thread is in the pod's namespaces, which belong to the
+/// user namespace whose root is `owner`.
+///
+/// Those of the IPC namespace are written as that root: the kernel asks who writes them, not for capabilities
+/// (`ipc_permissions`, since Linux 6.11).
+pub(crate) fn write_early(
+    sysctls: &BTreeMap<String, String>,
+    own_net: bool,
+    owner: Option<u32>,
+) -> Result<(), SysctlError> {
     let proc = Proc::open()?;
     if own_net {
         for (name, value) in DEFAULTS.iter().filter(|(name, _)| !sysctls.contains_key(*name)) {
             proc.set(name, value)?;
         }
     }
-    sysctls.iter().filter(|(name, _)| !is_late(name)).try_for_each(|(name, value)| proc.set(name, value))
+    let early = |kind: Home| {
+        let of_kind =
+            move |name: &str| !is_late(name) && (home(name) == Some(Home::Ipc)) == (kind == Home::Ipc);
+        sysctls
+            .iter()
+            .filter(move |(name, _)| of_kind(name))
+            .try_for_each(|(name, value)| proc.set(name, value))
+    };
+    early(Home::Net)?;
+    match owner {
+        None => early(Home::Ipc),
+        Some(root) => sys::fsids::as_user(root, || early(Home::Ipc)).map_err(SysctlError::Proc)?,
+    }
 }
 
 /// Writes those that name the pod's interface; the calling thread is in the pod's network namespace.

@@ -23,6 +23,24 @@ pub fn with<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> Result<T, Errno>
     done.ok_or(Errno::PERM)
 }
 
+/// Runs `work` as this user, for what asks who the caller is (`proc_sys_permission` of the kernel) and not for its
+/// capabilities: none of them is in force meanwhile. For threads of root.
+///
+/// The process is as `fs.suid_dumpable` says from then on.
+///
+/// # Errors
+/// Of setresuid(2), capget(2) and capset(2).
+pub fn as_user<T>(uid: u32, work: impl FnOnce() -> T) -> Result<T, Errno> {
+    use rustix::{process, thread};
+    let before = caps::current()?;
+    let (real, effective) = (process::getuid(), process::geteuid());
+    thread::set_thread_res_uid(real, process::Uid::from_raw(uid), effective)?;
+    let done = work();
+    thread::set_thread_res_uid(real, effective, effective)?;
+    caps::set(before.effective.bits(), before.permitted.bits(), before.inheritable.bits())?;
+    Ok(done)
+}
+
 /// Returns the one before.
 fn set_uid(uid: u32) -> u32 {
     // SAFETY: setfsuid takes any number, changes this thread only, and cannot fail in memory.
@@ -53,6 +71,16 @@ mod tests {
         assert_eq!((made.uid(), made.gid()), (1234, 4321));
         let made = make("ours");
         assert_eq!((made.uid(), made.gid()), (0, 0));
+        assert_eq!(caps::current().expect("caps"), before);
+    }
+
+    #[test]
+    fn work_as_another_user_is_refused_what_is_roots_and_all_is_as_before_then() {
+        let before = caps::current().expect("caps");
+        let open = || std::fs::OpenOptions::new().write(true).open("/proc/sys/kernel/hostname");
+        let refused = as_user(1234, || open().map_err(|error| error.kind())).expect("root").map(drop);
+        assert_eq!(refused, Err(std::io::ErrorKind::PermissionDenied));
+        open().expect("root's again");
         assert_eq!(caps::current().expect("caps"), before);
     }
 }

@@ -17,10 +17,16 @@ pub(crate) fn apply(
 ) -> Result<Option<(Spec, Vec<RootMount>)>, RunnerError> {
     let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
     let Some(label) = label.filter(|label| !label.is_empty()) else { return Ok(None) };
-    if sys::rustix::fs::stat("/sys/fs/selinux/enforce").is_err() {
-        return Err(RunnerError::unsupported("linux.mountLabel", "the kernel has no SELinux"));
-    }
+    wants_selinux("linux.mountLabel")?;
     labelled(spec, rootfs, label).map(Some)
+}
+
+/// Without SELinux a label would be another module's to read, or nobody's.
+pub(super) fn wants_selinux(field: &str) -> Result<(), RunnerError> {
+    match sys::rustix::fs::stat("/sys/fs/selinux/enforce") {
+        Ok(_) => Ok(()),
+        Err(_) => Err(RunnerError::unsupported(field, "a label where the kernel has no SELinux")),
+    }
 }
 
 fn labelled(spec: &Spec, rootfs: &[RootMount], label: &str) -> Result<(Spec, Vec<RootMount>), RunnerError> {

@@ -185,7 +185,11 @@ fn apparmor(process: &Process) -> Result<Option<String>, RunnerError> {
 fn selinux(process: &Process) -> Result<Option<String>, RunnerError> {
     match process.selinux_label().as_deref() {
         None | Some("") => Ok(None),
-        Some(label) => one_line("process.selinuxLabel", label).map(Some),
+        Some(label) => {
+            let label = one_line("process.selinuxLabel", label)?;
+            super::label::wants_selinux("process.selinuxLabel")?;
+            Ok(Some(label))
+        }
     }
 }
 
