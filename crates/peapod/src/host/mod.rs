@@ -13,6 +13,7 @@ mod lsm;
 mod network;
 mod pod;
 mod policy;
+mod processes;
 mod scope;
 mod selinux;
 mod shims;

@@ -1,6 +1,6 @@
 //! The shims of all pods: connections, calls, and their end.
 
-use super::blocking::failed;
+use super::{blocking::failed, processes};
 use engine::host::{
     ContainerPlan, Exec, ExecOutput, Exit, Fault, HostError, Life, PodPlan, Result, ShimContainer, ShimState,
     ShimUp, Started, Whom,
@@ -123,7 +123,8 @@ impl Shims {
                 gone.map_err(|_| HostError::new(format!("{DOING}: it does not end"), Fault::Deadline))
             }
             Err(error) if error.is_gone() => Ok(()),
-            Err(error) => match pid.or(known_pid(plan)) {
+            // The peer credentials of its socket would name the daemon, which began to listen on it.
+            Err(error) => match pid.or_else(|| processes::started_with(&plan.paths.dir)) {
                 Some(pid) => {
                     tracing::warn!(pod = %plan.id, %error, pid, "the shim does not answer and is killed");
                     tokio::task::spawn_blocking(move || kill(pid)).await.map_err(failed(DOING))?
@@ -361,13 +362,6 @@ fn root_mount(pod: &PodPlan, plan: &ContainerPlan) -> RootMount {
         options.push("idmap-upper".to_owned());
     }
     RootMount { kind: "overlay".to_owned(), source: "overlay".to_owned(), options }
-}
-
-/// The shim's process by the peer credentials of its socket, when it does not answer.
-fn known_pid(plan: &PodPlan) -> Option<u32> {
-    let stream = std::os::unix::net::UnixStream::connect(&plan.paths.socket).ok()?;
-    let peer = sys::rustix::net::sockopt::socket_peercred(&stream).ok()?;
-    u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
 }
 
 /// SIGKILL, and waits for the end.
