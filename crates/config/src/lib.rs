@@ -146,7 +146,7 @@ pub struct Registry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Container {
-    /// Longest line of the log in bytes.
+    /// Longest line of the log in bytes; only 16384 so far.
     pub max_log_line: usize,
     /// File with the profile for RuntimeDefault; empty = built in.
     pub seccomp_profile: PathBuf,

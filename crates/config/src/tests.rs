@@ -141,7 +141,7 @@ fn a_value_that_cannot_be_is_refused_by_its_key() {
         ("streaming.tls_key = '/k.pem'", "streaming.tls_key"),
         ("streaming.tls_cert = 'c.pem'\nstreaming.tls_key = '/k.pem'", "streaming.tls_cert"),
         ("exec.output_cap = 16777217", "exec.output_cap"),
-        ("container.max_log_line = 1", "container.max_log_line"),
+        ("container.max_log_line = 8192", "container.max_log_line"),
         ("container.seccomp_profile = 'x.json'", "container.seccomp_profile"),
         ("limits.max_pods = 0", "limits.max_pods"),
         ("limits.max_message = 1", "limits.max_message"),
