@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! create: namespaces, mounts made ─> prestart, createRuntime (host) ─> createContainer (container) ─> pivot_root
-//! start:  startContainer (container, its own files) ─> the program ─> poststart (host)
+//! start:  startContainer (container, its own files, rights and filter) ─> the program ─> poststart (host)
 //! delete: all is removed ─> poststop (host)
 //! ```
 //! Each gets the container's state on its standard input. The first one that fails ends the container; one of
@@ -130,10 +130,16 @@ impl Hooks {
         self.create_container.iter().try_for_each(|hook| hook.run(&state))
     }
 
-    /// startContainer, by the container's own process in its own root.
-    pub(crate) fn run_start_container(&self) -> Result<(), HookError> {
+    /// What the startContainer hooks read and write, made while nothing is forbidden yet: the container's filter
+    /// need not know the calls.
+    pub(crate) fn before_start(&self) -> Result<Vec<Files>, HookError> {
         let state = self.state(Status::Created, own_pid());
-        self.start_container.iter().try_for_each(|hook| hook.run(&state))
+        self.start_container.iter().map(|hook| hook.files(&state)).collect()
+    }
+
+    /// startContainer, by the container's own process in its own root.
+    pub(crate) fn run_start_container(&self, files: Vec<Files>) -> Result<(), HookError> {
+        self.start_container.iter().zip(files).try_for_each(|(hook, files)| hook.run_with(files))
     }
 
     /// poststart, on the host.
@@ -218,19 +224,37 @@ fn one(field: &str, wanted: &Wanted) -> Result<Hook, RunnerError> {
     Ok(Hook { name: format!("{field} {}", path.display()), path: path.clone(), args, env, timeout })
 }
 
+/// A hook's input and output. Files of memory, and not pipes: neither a hook that reads nothing nor one that writes
+/// much can block us.
+#[derive(Debug)]
+pub(crate) struct Files {
+    input: File,
+    output: File,
+}
+
 impl Hook {
-    /// Runs it to its end, or to its timeout, with just the variables that it has.
+    fn failed(&self, why: impl std::fmt::Display) -> HookError {
+        HookError(format!("{}: {why}", self.name))
+    }
+
+    fn told(&self, step: &'static str) -> impl Fn(std::io::Error) -> HookError {
+        move |error| self.failed(format!("{step}: {error}"))
+    }
+
+    fn files(&self, state: &[u8]) -> Result<Files, HookError> {
+        let mut input = memory(c"hook-state").map_err(self.told("make its input"))?;
+        input.write_all(state).and_then(|()| input.rewind()).map_err(self.told("write its input"))?;
+        let output = memory(c"hook-output").map_err(self.told("make its output"))?;
+        Ok(Files { input, output })
+    }
+
     fn run(&self, state: &[u8]) -> Result<(), HookError> {
-        let failed = |why: String| HookError(format!("{}: {why}", self.name));
-        let told = |step: &str| {
-            let step = step.to_owned();
-            move |error: std::io::Error| failed(format!("{step}: {error}"))
-        };
-        // Files of memory, and not pipes: neither a hook that reads nothing nor one that writes much can block us.
-        let mut input = memory(c"hook-state").map_err(told("make its input"))?;
-        input.write_all(state).and_then(|()| input.rewind()).map_err(told("write its input"))?;
-        let mut output = memory(c"hook-output").map_err(told("make its output"))?;
-        let copy = || output.try_clone().map_err(told("make its output"));
+        self.run_with(self.files(state)?)
+    }
+
+    /// Runs it to its end, or to its timeout, with just the variables that it has.
+    fn run_with(&self, Files { input, mut output }: Files) -> Result<(), HookError> {
+        let copy = || output.try_clone().map_err(self.told("make its output"));
         let (first, rest) = self.args.split_first().map_or((None, &[][..]), |(f, r)| (Some(f), r));
         let mut command = Command::new(&self.path);
         if let Some(name) = first {
@@ -240,11 +264,13 @@ impl Hook {
         command.envs(self.env.iter().flatten().map(|(name, value)| (name, value)));
         // A group of its own, so that a hook that takes too long ends with all that it started.
         command.stdin(input).stdout(copy()?).stderr(copy()?).process_group(0);
-        let status = wait(command, self.timeout).map_err(told("run it"))?;
+        let status = wait(command, self.timeout).map_err(self.told("run it"))?;
         match status {
             Some(status) if status.success() => Ok(()),
-            Some(status) => Err(failed(format!("{status}{}", shown(&mut output)))),
-            None => Err(failed(format!("it took longer than {} s and was killed", self.timeout.as_secs()))),
+            Some(status) => Err(self.failed(format!("{status}{}", shown(&mut output)))),
+            None => {
+                Err(self.failed(format!("it took longer than {} s and was killed", self.timeout.as_secs())))
+            }
         }
     }
 }
@@ -257,8 +283,12 @@ fn memory(name: &CStr) -> std::io::Result<File> {
 fn wait(mut command: Command, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
     let mut child = command.spawn()?;
     let pid = Pid::from_child(&child);
-    let ended = pidfd::open(pid).and_then(|process| pidfd::ended_within(&process, limit));
-    if ended == Ok(true) {
+    let ended = match pidfd::open(pid) {
+        Ok(process) => pidfd::ended_within(&process, limit).map_err(std::io::Error::from),
+        // A container's filter may not know the call.
+        Err(_) => sys::wait::until(limit, || child.try_wait().map(|status| status.is_some())),
+    };
+    if matches!(ended, Ok(true)) {
         return child.wait().map(Some);
     }
     // Not reaped yet, so that the number is still its own.

@@ -3,7 +3,7 @@
 //! ```text
 //! clone ─> own cgroup ─> namespaces ─> sources opened ─> root, mounts, devices by descriptor ─> pivot_root
 //!       ─> hidden and read-only paths ─> limits, user ─> READY ... START ─> program found ─> capabilities,
-//!       no_new_privs, seccomp ─> exec
+//!       no_new_privs, seccomp ─> startContainer hooks ─> exec
 //! ```
 //! It runs on a copy of a single-threaded parent, so that it may allocate; it is not dumpable until the exec,
 //! so that nothing in the container can look into that copy. Whatever fails is sent to the parent by name.
@@ -111,11 +111,7 @@ fn go_on(
         }
     };
     await_word(&channel, &Message::Start);
-    if let Some(Err(error)) = hooks.map(|hooks| hooks.run_start_container()) {
-        let _ = socket::send(&channel, &Message::from(error).to_bytes(), &[]);
-        sys::clone::leave(FAILED);
-    }
-    confine::execute(&plan.process, &channel)
+    confine::execute(&plan.process, hooks, &channel)
 }
 
 /// What the child of an exec takes over.
@@ -177,7 +173,7 @@ pub(crate) fn further(joining: Joining<'_>) -> Infallible {
     })();
     announce(&channel, ready);
     await_word(&channel, &Message::Start);
-    confine::execute(&process, &channel)
+    confine::execute(&process, None, &channel)
 }
 
 fn root_of_container() -> Result<sys::root::RootFd, Failure> {

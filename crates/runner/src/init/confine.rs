@@ -3,6 +3,7 @@
 use super::mounts::detached;
 use crate::{
     failure::{Failure, Message, Step},
+    hooks::Hooks,
     plan::process::ProcessPlan,
 };
 use std::{convert::Infallible, ffi::CStr};
@@ -152,19 +153,19 @@ fn write_attribute(proc: &OwnedFd, path: &str, text: &str) -> Result<(), Errno> 
     rustix::io::write(&file, text.as_bytes()).map(drop)
 }
 
-/// Finds the program, takes the last rights away and executes it. It does not come back: what went wrong is
-/// said to the other end of the channel.
-pub(super) fn execute(process: &ProcessPlan, channel: &OwnedFd) -> Infallible {
-    let message = match last_steps(process) {
+/// Finds the program, takes the last rights away, runs the hooks of the start with what is left, and executes it.
+/// It does not come back: what went wrong is said to the other end of the channel.
+pub(super) fn execute(process: &ProcessPlan, hooks: Option<&Hooks>, channel: &OwnedFd) -> Infallible {
+    let message = match last_steps(process, hooks) {
         Ok(errno) => Message::NotExecuted(Failure { step: process.program.clone(), errno }),
-        Err(failure) => Message::Failed(failure),
+        Err(message) => message,
     };
     // With a profile that forbids sendmsg, or without a reader, the exit code alone tells.
     let _ = socket::send(channel, &message.to_bytes(), &[]);
     sys::clone::leave(127)
 }
 
-fn last_steps(process: &ProcessPlan) -> Result<Errno, Failure> {
+fn last_steps(process: &ProcessPlan, hooks: Option<&Hooks>) -> Result<Errno, Message> {
     signal::reset_all().step("reset the signals")?;
     exec::close_on_exec_from(3).step("mark the descriptors")?;
     // Before the filter: it may forbid to look.
@@ -172,7 +173,12 @@ fn last_steps(process: &ProcessPlan) -> Result<Errno, Failure> {
         Ok(path) => path,
         Err(errno) => return Ok(errno),
     };
+    let files = hooks.map(Hooks::before_start).transpose()?.unwrap_or_default();
     drop_rights(process)?;
+    // With the rights and the filter of the program, as runc does it (libcontainer/standard_init_linux.go).
+    if let Some(hooks) = hooks {
+        hooks.run_start_container(files)?;
+    }
     Ok(exec::execve(path, &process.argv, &process.env))
 }
 

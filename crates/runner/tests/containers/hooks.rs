@@ -183,3 +183,50 @@ fn a_malformed_hook_is_refused_before_anything_is_made() {
     );
     assert_eq!(bundle.leftovers(), [] as [PathBuf; 0]);
 }
+
+#[test]
+fn a_start_hook_runs_under_the_programs_filter() {
+    // Also calls that running a hook takes, which a filter need not know.
+    let filter = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{
+            "names": ["mkdir", "mkdirat", "memfd_create", "pidfd_open"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1
+        }]
+    });
+    for no_new_privs in [true, false] {
+        let mut bundle = Bundle::new();
+        let dir = shared(&mut bundle);
+        bundle.spec["process"]["noNewPrivileges"] = json!(no_new_privs);
+        bundle.spec["linux"]["seccomp"] = filter.clone();
+        let script = "cat >{0}/state; cat /proc/self/status >{0}/status; mkdir {0}/made; exit 0";
+        let script = script.replace("{0}", dir.to_str().expect("UTF-8"));
+        bundle.spec["hooks"]["startContainer"] = json!([sh(&script), sh(&script)]);
+        // Those that come before are not the container's to confine.
+        let early = script.replace("made", "early");
+        bundle.spec["hooks"]["createContainer"] = json!([sh(&early)]);
+        bundle.sleeping();
+        let status = read(dir.join("status"));
+        assert!(status.contains("Seccomp:\t2"), "{status}");
+        assert!(status.contains(&format!("NoNewPrivs:\t{}", i32::from(no_new_privs))), "{status}");
+        assert!(is_there(&dir.join("early")) && !is_there(&dir.join("made")), "no_new_privs: {no_new_privs}");
+        assert!(read(dir.join("state")).contains("\"created\""));
+    }
+}
+
+#[test]
+fn a_start_hook_that_its_filter_does_not_let_run_fails_the_start() {
+    let mut bundle = Bundle::new();
+    bundle.spec["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["dup2", "dup3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1 }]
+    });
+    bundle.spec["hooks"]["startContainer"] = json!([sh("exit 0")]);
+    bundle.args(&["sleep", "1000"]);
+    bundle.create();
+    let pid = bundle.pid();
+    let refused = bundle.start();
+    let told = &refused.err;
+    assert!(refused.code != 0 && told.contains("hooks.startContainer[0] /bin/sh: run it"), "{told}");
+    bundle.wait_for_end(pid);
+    assert_eq!(bundle.leftovers(), [] as [PathBuf; 0]);
+}
