@@ -259,6 +259,26 @@ impl Cgroup {
         Err(node.error("", "freeze within 2 s", Errno::TIMEDOUT))
     }
 
+    /// Whether what is in the group stands still, or is about to: by [`Cgroup::freeze`], or by that of a group above.
+    /// False for a group that does not exist, and where nothing can freeze it.
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`].
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        let Ok(node) = self.freezer() else { return Ok(false) };
+        match self.mounts.version() {
+            Version::V1 => {
+                let state = node.read("freezer.state")?.unwrap_or_default();
+                Ok(matches!(state.trim(), "FROZEN" | "FREEZING"))
+            }
+            Version::V2 => {
+                let asked = node.read("cgroup.freeze")?.unwrap_or_default();
+                let events = node.read("cgroup.events")?.unwrap_or_default();
+                Ok(asked.trim() == "1" || crate::stats::keyed(&events, "frozen") == Some(1))
+            }
+        }
+    }
+
     /// Lets the processes go on.
     ///
     /// # Errors

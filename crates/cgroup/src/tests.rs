@@ -236,7 +236,9 @@ fn a_frozen_group_stands_still_until_it_is_thawed() {
         let before = time();
         assert!(!made.0.processes().unwrap().is_empty());
         assert_eq!(time(), before);
+        assert!(made.0.is_frozen().unwrap());
         made.0.thaw().unwrap();
+        assert!(!made.0.is_frozen().unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);
         while time() == before {
             assert!(Instant::now() < deadline, "does not go on");

@@ -46,6 +46,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, RunnerError> {
     let filter = filter(request.spec, request.seccomp_cache)?;
     let hooks = Hooks::new(request.spec, request.id, request.bundle)?;
     let mut plan = Plan::new(spec, &places, filter)?;
+    must_be_free(&Cgroup::at(request.cgroups, &group))?;
     plan.make_user_namespaces()?;
     let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let cgroup = Cgroup::create(request.cgroups, &group, resources);
@@ -61,6 +62,23 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, RunnerError> {
         hooks.run_poststop();
     }
     made
+}
+
+/// A group with what is in it already is another's: what delete kills would not be the container's alone. In one that
+/// stands still the first process would, too. As runc has it (libcontainer/factory_linux.go); on v1 the hierarchy that
+/// holds processes together speaks for all.
+fn must_be_free(group: &Cgroup) -> Result<(), RunnerError> {
+    let refused = |why: String| {
+        Err(RunnerError::invalid("linux.cgroupsPath", format!("the group {} {why}", group.path().as_str())))
+    };
+    let there = group.processes()?.len();
+    if there > 0 {
+        return refused(format!("is not empty: {there} process(es) are in it or beneath it"));
+    }
+    if group.is_frozen()? {
+        return refused("is frozen".to_owned());
+    }
+    Ok(())
 }
 
 fn launch(

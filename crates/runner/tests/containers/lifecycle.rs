@@ -203,3 +203,62 @@ fn features_name_what_is_done_and_what_is_not() {
         serde_json::from_value(features.clone()).expect("the features document");
     assert!(known.linux().is_some());
 }
+
+#[test]
+fn a_group_with_a_process_in_it_is_refused_and_the_process_lives() {
+    let mounts = cgroup::Mounts::detect().expect("cgroups");
+    let bundle = Bundle::new();
+    let path = cgroup::CgroupPath::parse(&bundle.group).expect("path");
+    // In the group itself, and beneath it.
+    for beneath in [false, true] {
+        let group = cgroup::Cgroup::create(&mounts, &path, None).expect("made");
+        let child = std::process::Command::new("/bin/sleep").arg("1000").spawn();
+        let mut stranger = child.expect("a process of somebody else's");
+        if beneath {
+            group.adopt("beneath", stranger.id()).expect("moved");
+        } else {
+            // Only the hierarchy that is asked: what the others hold does not matter.
+            enter(&bundle, stranger.id());
+        }
+        let refused = bundle.create_with(&[]);
+        let told = &refused.out;
+        assert!(
+            refused.code != 0 && told.contains("linux.cgroupsPath") && told.contains("not empty"),
+            "{told}"
+        );
+        assert_eq!(bundle.call(&["delete", "--force", "c"]).code, 0);
+        assert_eq!(stranger.try_wait().expect("ours").map(|status| status.code()), None, "it was killed");
+        assert!(!group.processes().expect("list").is_empty(), "it was moved");
+        stranger.kill().and_then(|()| stranger.wait()).expect("ended");
+        group.remove().expect("removed");
+    }
+    bundle.create();
+}
+
+/// Moves a process into the bundle's group, in all hierarchies.
+fn enter(bundle: &Bundle, pid: u32) {
+    for dir in bundle.group_dirs() {
+        let file = std::fs::OpenOptions::new().write(true).open(dir.join("cgroup.procs"));
+        let written =
+            file.and_then(|mut file| std::io::Write::write_all(&mut file, pid.to_string().as_bytes()));
+        written.expect("moved");
+    }
+}
+
+#[test]
+fn a_frozen_group_is_refused_and_one_that_is_only_there_is_taken() {
+    let mounts = cgroup::Mounts::detect().expect("cgroups");
+    let bundle = Bundle::new();
+    let path = cgroup::CgroupPath::parse(&bundle.group).expect("path");
+    let group = cgroup::Cgroup::create(&mounts, &path, None).expect("made");
+    let above = cgroup::Cgroup::at(&mounts, &path.parent().expect("parent"));
+    for frozen in [&group, &above] {
+        frozen.freeze().expect("frozen");
+        let refused = bundle.create_with(&[]);
+        let told = &refused.out;
+        assert!(refused.code != 0 && told.contains("linux.cgroupsPath") && told.contains("frozen"), "{told}");
+        assert!(group.is_frozen().expect("there"), "the group was changed");
+        frozen.thaw().expect("thawed");
+    }
+    bundle.create();
+}
