@@ -10,8 +10,8 @@ use crate::{
     },
 };
 use cgroup::{Cgroup, CgroupPath, Entry};
-use oci_spec::runtime::Spec;
-use std::{path::Path, rc::Rc, time::Duration};
+use oci_spec::runtime::{LinuxResources, Spec};
+use std::{borrow::Cow, path::Path, rc::Rc, time::Duration};
 use sys::{
     clone::{self, Child, Clone},
     rustix::{
@@ -49,10 +49,17 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, RunnerError> {
     must_be_free(&Cgroup::at(request.cgroups, &group))?;
     plan.make_user_namespaces()?;
     let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let cgroup = Cgroup::create(request.cgroups, &group, resources);
+    let (limits, late) = match resources {
+        Some(all) if plan.user.is_some() => {
+            let (limits, late) = without_pids(all);
+            (Some(Cow::Owned(limits)), Some(late))
+        }
+        all => (all.map(Cow::Borrowed), None),
+    };
+    let cgroup = Cgroup::create(request.cgroups, &group, limits.as_deref());
     let made = cgroup
         .map_err(RunnerError::from)
-        .and_then(|cgroup| launch(plan, request.stdio, request.gate, cgroup, hooks.clone()));
+        .and_then(|cgroup| launch(plan, request.stdio, request.gate, Group { cgroup, late }, hooks.clone()));
     if made.is_err() {
         // The first error is what the caller is told; `remove` of a group that is not there is none.
         let _ = Cgroup::at(request.cgroups, &group).remove();
@@ -81,13 +88,33 @@ fn must_be_free(group: &Cgroup) -> Result<(), RunnerError> {
     Ok(())
 }
 
+/// The limits without that of the number of processes, and that one alone. It would count the child that only makes
+/// the first process of a container in a user namespace: with a limit of one there could be none.
+fn without_pids(all: &LinuxResources) -> (LinuxResources, LinuxResources) {
+    const FILE: &str = "pids.max";
+    let (mut limits, mut late) = (all.clone(), LinuxResources::default());
+    late.set_pids(limits.pids_mut().take());
+    if let Some(most) = limits.unified_mut().as_mut().and_then(|unified| unified.remove(FILE)) {
+        late.set_unified(Some([(FILE.to_owned(), most)].into()));
+    }
+    (limits, late)
+}
+
+/// A container's group.
+struct Group {
+    cgroup: Cgroup,
+    /// Limits that are set when the first process is the only one.
+    late: Option<LinuxResources>,
+}
+
 fn launch(
     plan: Plan,
     stdio: Stdio,
     gate: Gate,
-    cgroup: Cgroup,
+    group: Group,
     hooks: Option<Rc<Hooks>>,
 ) -> Result<Created, RunnerError> {
+    let Group { cgroup, late } = group;
     let program = plan.process.program.clone();
     let entry = cgroup.entry()?;
     let (channel, theirs) = sys::socket::pair().map_err(RunnerError::step("make the channel"))?;
@@ -112,6 +139,10 @@ fn launch(
         let terminal = channel::await_ready(&channel, &child, hooks.as_deref())?;
         (child, terminal)
     };
+    if let Some(Err(error)) = late.map(|late| cgroup.update(&late)) {
+        channel::end(&child);
+        return Err(error.into());
+    }
     let Child { pid, pidfd } = child;
     Ok(Created { pid, pidfd, cgroup, terminal, program, channel: (!listening).then_some(channel), hooks })
 }

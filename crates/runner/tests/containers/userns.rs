@@ -226,3 +226,17 @@ fn what_cannot_be_is_an_error_by_name_and_leaves_nothing() {
         "mount /x: nosuchfs",
     );
 }
+
+#[test]
+fn a_limit_of_one_process_lets_the_first_one_start_and_no_second_one() {
+    for own_users in [true, false] {
+        let script = "echo one; (true); echo two";
+        let bundle = if own_users { mapped(Bundle::sh(script)) } else { Bundle::sh(script) };
+        let mut bundle = bundle;
+        bundle.spec["linux"]["resources"]["pids"] = json!({ "limit": 1 });
+        let answer = bundle.run();
+        assert_eq!(answer.out, "one\n", "{}", answer.err);
+        assert!(answer.code != 0 && answer.err.contains("fork"), "{}", answer.err);
+        assert_eq!(bundle.leftovers(), [] as [PathBuf; 0]);
+    }
+}
