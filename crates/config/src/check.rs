@@ -26,8 +26,8 @@ impl Config {
         cgroup_parent("cgroup.parent", &self.cgroup)?;
         within("registry.max_parallel_layers", self.registry.max_parallel_layers as u64, 1, 64)?;
         within("registry.progress_timeout", self.registry.progress_timeout, 1, 86_400)?;
-        // The shim's length is fixed so far: another one is refused rather than ignored.
-        within("container.max_log_line", self.container.max_log_line as u64, 16 << 10, 16 << 10)?;
+        let (least, most) = types::shim::LOG_LINE.into_inner();
+        within("container.max_log_line", self.container.max_log_line as u64, least as u64, most as u64)?;
         within("exec.output_cap", self.exec.output_cap, 1 << 10, 16 << 20)?;
         within("exec.drain", self.exec.drain, 0, 60_000)?;
         self.check_streaming()?;

@@ -146,7 +146,7 @@ pub struct Registry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Container {
-    /// Longest line of the log in bytes; only 16384 so far.
+    /// Longest piece of a line in one record of the log, bytes: see [`types::shim::LOG_LINE`].
     pub max_log_line: usize,
     /// File with the profile for RuntimeDefault; empty = built in.
     pub seccomp_profile: PathBuf,
@@ -262,7 +262,7 @@ impl Default for Registry {
 impl Default for Container {
     fn default() -> Self {
         Container {
-            max_log_line: 16 << 10,
+            max_log_line: types::shim::LOG_LINE_DEFAULT,
             seccomp_profile: PathBuf::new(),
             create_missing_mount_sources: true,
             device_ownership_from_security_context: false,

@@ -56,6 +56,7 @@ async fn spawn(host: &Host, program: &Arc<Program>) -> Shim {
         seccomp_cache: Some(seccomp_cache()),
         pause: false,
         userns: None,
+        log_line: types::shim::LOG_LINE_DEFAULT,
     };
     Shim::spawn(request).await.expect("spawn")
 }

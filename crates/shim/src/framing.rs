@@ -2,16 +2,14 @@
 //! (KEP "CRI logging"; cri-api's comment on `LogDirectory`; read by the kubelet's
 //! kubernetes/cri-client:pkg/logs/logs.go).
 //!
-//! A line of up to [`PIECE`] bytes is one record with the tag F. A longer one is cut: each full piece
-//! is a record with P, the end one with F. What a stream leaves without a final newline is a record
+//! A line of up to one piece ([`types::shim::LOG_LINE`]) is one record with the tag F. A longer one is cut: each
+//! full piece is a record with P, the end one with F. What a stream leaves without a final newline is a record
 //! with P when the stream ends, as containerd does it. Only `\n` ends a line: `\r`, NUL and text that
 //! looks like a record stay what they are, inside one record.
 
 use crate::poll::Stream;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The longest piece of a line in one record (containerd's `max_container_log_line_size`).
-pub(crate) const PIECE: usize = 16 << 10;
 /// Records are handed on when this much of them is ready, so that one-byte lines do not swell.
 const READY: usize = 32 << 10;
 
@@ -83,14 +81,16 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[derive(Debug)]
 pub(crate) struct Framer {
     stream: Stream,
-    /// The start of a line whose end has not come; at most [`PIECE`] bytes.
+    /// The longest piece of a line in one record, bytes.
+    piece: usize,
+    /// The start of a line whose end has not come; at most one piece.
     held: Vec<u8>,
 }
 
 impl Framer {
-    /// For one stream.
-    pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, held: Vec::new() }
+    /// For one stream, with the longest piece of a line.
+    pub(crate) fn new(stream: Stream, piece: usize) -> Self {
+        Self { stream, piece, held: Vec::new() }
     }
 
     /// Appends the records that `input` completes to `out` and gives how many bytes were taken: all,
@@ -99,11 +99,11 @@ impl Framer {
         let mut rest = input;
         while !rest.is_empty() && out.len() < READY {
             // The byte after a full piece decides whether the line ends there.
-            let window = &rest[..rest.len().min(PIECE - self.held.len() + 1)];
+            let window = &rest[..rest.len().min(self.piece - self.held.len() + 1)];
             if let Some(end) = window.iter().position(|byte| *byte == b'\n') {
                 self.record(b'F', &window[..end], at, out);
                 rest = &rest[end + 1..];
-            } else if self.held.len() + window.len() > PIECE {
+            } else if self.held.len() + window.len() > self.piece {
                 let piece = window.len() - 1;
                 self.record(b'P', &window[..piece], at, out);
                 rest = &rest[piece..];
@@ -145,6 +145,7 @@ impl Framer {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use types::shim::{LOG_LINE, LOG_LINE_DEFAULT as PIECE};
 
     /// One record of a log, read by a parser that shares nothing with the writer.
     #[derive(Debug, PartialEq, Eq)]
@@ -186,7 +187,7 @@ pub(crate) mod tests {
     pub(crate) fn stream_of(records: &[Record], stdout: bool) -> Vec<u8> {
         let mut bytes = Vec::new();
         for record in records.iter().filter(|record| record.stdout == stdout) {
-            assert!(record.piece.len() <= PIECE);
+            assert!(record.piece.len() <= *LOG_LINE.end());
             bytes.extend_from_slice(&record.piece);
             if !record.partial {
                 bytes.push(b'\n');
@@ -195,15 +196,15 @@ pub(crate) mod tests {
         bytes
     }
 
-    fn framed(input: &[u8], chunk: usize) -> Vec<u8> {
-        let mut framer = Framer::new(Stream::Stdout);
+    fn framed(input: &[u8], chunk: usize, piece: usize) -> Vec<u8> {
+        let mut framer = Framer::new(Stream::Stdout, piece);
         let mut log = Vec::new();
         for part in input.chunks(chunk) {
             let mut rest = part;
             while !rest.is_empty() {
                 let mut out = Vec::new();
                 let taken = framer.push(rest, Stamp::of(0), &mut out);
-                assert!(out.len() < READY + PIECE + 100, "{} bytes at once", out.len());
+                assert!(out.len() < READY + piece + 100, "{} bytes at once", out.len());
                 rest = &rest[taken..];
                 log.extend_from_slice(&out);
             }
@@ -214,7 +215,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_record_has_its_golden_bytes() {
-        let mut framer = Framer::new(Stream::Stderr);
+        let mut framer = Framer::new(Stream::Stderr, PIECE);
         let mut out = Vec::new();
         framer.push(b"hello\n", Stamp::of(1_709_210_096_000_000_007), &mut out);
         assert_eq!(out, b"2024-02-29T12:34:56.000000007Z stderr F hello\n");
@@ -238,35 +239,40 @@ pub(crate) mod tests {
         hostile.push(b'\n');
         hostile.extend(vec![b'w'; 3 * PIECE]);
         hostile.extend(b"\n\n\n\xff\xfe no end");
-        for chunk in [1, 2, 7, 4095, PIECE, PIECE + 1, 1 << 20] {
-            let records = parse(&framed(&hostile, chunk));
-            assert_eq!(stream_of(&records, true), hostile, "chunks of {chunk}");
-            assert!(records.last().is_some_and(|last| last.partial), "no final newline is told by P");
+        for piece in [*LOG_LINE.start(), PIECE, *LOG_LINE.end()] {
+            for chunk in [1, 2, 7, 4095, PIECE, PIECE + 1, 1 << 20] {
+                let records = parse(&framed(&hostile, chunk, piece));
+                assert_eq!(stream_of(&records, true), hostile, "chunks of {chunk}, pieces of {piece}");
+                assert!(records.last().is_some_and(|last| last.partial), "no final newline is told by P");
+                assert!(records.iter().all(|record| record.piece.len() <= piece), "pieces of {piece}");
+            }
         }
     }
 
     #[test]
     fn a_line_of_exactly_one_piece_is_one_full_record() {
-        let tags = |len: usize| -> Vec<(bool, usize)> {
-            let mut line = vec![b'x'; len];
-            line.push(b'\n');
-            parse(&framed(&line, 1000)).iter().map(|r| (r.partial, r.piece.len())).collect()
-        };
-        assert_eq!(tags(PIECE), [(false, PIECE)]);
-        assert_eq!(tags(PIECE + 1), [(true, PIECE), (false, 1)]);
-        assert_eq!(tags(2 * PIECE), [(true, PIECE), (false, PIECE)]);
-        assert_eq!(tags(0), [(false, 0)]);
+        for piece in [*LOG_LINE.start(), PIECE, *LOG_LINE.end()] {
+            let tags = |len: usize| -> Vec<(bool, usize)> {
+                let mut line = vec![b'x'; len];
+                line.push(b'\n');
+                parse(&framed(&line, 1000, piece)).iter().map(|r| (r.partial, r.piece.len())).collect()
+            };
+            assert_eq!(tags(piece), [(false, piece)]);
+            assert_eq!(tags(piece + 1), [(true, piece), (false, 1)]);
+            assert_eq!(tags(2 * piece), [(true, piece), (false, piece)]);
+            assert_eq!(tags(0), [(false, 0)]);
+        }
     }
 
     #[test]
     fn one_byte_lines_do_not_swell_a_buffer() {
-        let records = parse(&framed(&[b'\n'; 100_000], 32 << 10));
+        let records = parse(&framed(&[b'\n'; 100_000], 32 << 10, PIECE));
         assert_eq!(records.len(), 100_000);
     }
 
     #[test]
     fn a_line_of_64_mib_needs_one_piece_of_memory() {
-        let mut framer = Framer::new(Stream::Stdout);
+        let mut framer = Framer::new(Stream::Stdout, PIECE);
         let chunk = vec![b'x'; 32 << 10];
         let mut out = Vec::new();
         let mut written = 0;

@@ -38,6 +38,7 @@ use serve::Options;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
+use types::shim::{LOG_LINE, LOG_LINE_DEFAULT};
 
 /// Exit code of a command line that is not understood.
 const USAGE: u8 = 2;
@@ -48,9 +49,10 @@ const RUNC: &str = "runc";
 const HELP: &str = "\
 containerd-shim-peapod-v1: the parent of one pod's containers
 
-  serve --id POD --dir DIRECTORY [--seccomp-cache DIRECTORY] [--pause] [--userns FILE]
+  serve --id POD --dir DIRECTORY [--seccomp-cache DIRECTORY] [--pause] [--userns FILE] [--log-line BYTES]
         serve ttrpc on the listening socket that is the standard input;
-        --pause holds one PID namespace for all containers, in the user namespace of --userns
+        --pause holds one PID namespace for all containers, in the user namespace of --userns;
+        --log-line is the longest piece of a line in one record of a log (16384)
   hold  keep a scope of systemd, from a byte on the standard input on
   runc ...
         an OCI runtime's command line: create, start, state, kill, delete, exec, features
@@ -114,6 +116,7 @@ fn say(text: &str, code: ExitCode) -> ExitCode {
 /// Reads the command line of `serve`.
 fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
     let (mut id, mut directory, mut seccomp_cache, mut pause, mut userns) = (None, None, None, false, None);
+    let mut log_line = LOG_LINE_DEFAULT;
     while let Some(name) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{}: a value is missing", name.display()));
         match name.to_str() {
@@ -122,6 +125,11 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Str
             Some("--seccomp-cache") => seccomp_cache = Some(value()?.into()),
             Some("--pause") => pause = true,
             Some("--userns") => userns = Some(value()?.into()),
+            Some("--log-line") => {
+                let bytes: Option<usize> = value()?.to_str().and_then(|text| text.parse().ok());
+                let wrong = || format!("--log-line: want {} to {} bytes", LOG_LINE.start(), LOG_LINE.end());
+                log_line = bytes.filter(|bytes| LOG_LINE.contains(bytes)).ok_or_else(wrong)?;
+            }
             Some(_) | None => return Err(format!("unknown option {}; see --help", name.display())),
         }
     }
@@ -131,6 +139,7 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Str
         seccomp_cache,
         pause,
         userns,
+        log_line,
     })
 }
 
@@ -152,9 +161,17 @@ mod tests {
                 directory: "/d".into(),
                 seccomp_cache: None,
                 pause: true,
-                userns: Some("/u".into())
+                userns: Some("/u".into()),
+                log_line: 16 << 10,
             }
         );
+        let line = |text: &str| parse(&["--id", "a", "--dir", "/d", "--log-line", text]);
+        for (text, bytes) in [("256", 256), ("1048576", 1 << 20)] {
+            assert_eq!(line(text).expect("fine").log_line, bytes);
+        }
+        for bad in ["255", "1048577", "", "-1", "16k"] {
+            assert!(line(bad).is_err_and(|told| told.contains("--log-line")), "{bad}");
+        }
         for bad in [&["--id", "a"][..], &["--dir", "/d"], &["--id"], &["--id", "a", "--dir", "/d", "--x"]] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

@@ -81,9 +81,15 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Takes the reading ends, which must not block, and the log that they go to.
-    pub(crate) fn new(log: Option<LogFile>, stdout: Option<OwnedFd>, stderr: Option<OwnedFd>) -> Self {
-        let pipe = |fd: Option<OwnedFd>, stream| fd.map(|fd| Pipe { fd, framer: Framer::new(stream) });
+    /// Takes the reading ends, which must not block, and the log that they go to, in pieces of lines up to `piece`
+    /// bytes.
+    pub(crate) fn new(
+        log: Option<LogFile>,
+        piece: usize,
+        stdout: Option<OwnedFd>,
+        stderr: Option<OwnedFd>,
+    ) -> Self {
+        let pipe = |fd: Option<OwnedFd>, stream| fd.map(|fd| Pipe { fd, framer: Framer::new(stream, piece) });
         Self {
             log,
             stdout: pipe(stdout, Stream::Stdout),
@@ -272,6 +278,7 @@ mod tests {
     use crate::testing::Directory;
     use std::io::Write as _;
     use std::path::Path;
+    use types::shim::LOG_LINE_DEFAULT;
 
     fn pipe() -> (OwnedFd, std::io::PipeWriter) {
         let (reader, writer) = std::io::pipe().expect("pipe");
@@ -287,7 +294,7 @@ mod tests {
         let (stderr, mut err_end) = pipe();
         let poll = Poll::new().expect("epoll");
         let mut scratch = Scratch::default();
-        let mut output = Output::new(Some(log), Some(stdout), Some(stderr));
+        let mut output = Output::new(Some(log), LOG_LINE_DEFAULT, Some(stdout), Some(stderr));
         output.watch(&poll, 1).expect("watch");
         let (mut want_out, mut want_err) = (Vec::new(), Vec::new());
         for round in 0..200u32 {
@@ -316,7 +323,7 @@ mod tests {
         let (stderr, mut err_end) = pipe();
         let poll = Poll::new().expect("epoll");
         let mut scratch = Scratch::default();
-        let mut output = Output::new(Some(log), Some(stdout), Some(stderr));
+        let mut output = Output::new(Some(log), LOG_LINE_DEFAULT, Some(stdout), Some(stderr));
         output.watch(&poll, 1).expect("watch");
         // More than one batch of records, so that input is left over behind those that wait.
         let lines = b"x\n".repeat(10_000);
@@ -342,7 +349,7 @@ mod tests {
     fn output_without_a_log_is_read_and_discarded() {
         let (stdout, mut out_end) = pipe();
         let poll = Poll::new().expect("epoll");
-        let mut output = Output::new(None, Some(stdout), None);
+        let mut output = Output::new(None, LOG_LINE_DEFAULT, Some(stdout), None);
         out_end.write_all(b"gone").expect("write");
         drop(out_end);
         assert!(output.drain(&poll, &mut Scratch::default()));

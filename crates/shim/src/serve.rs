@@ -42,6 +42,8 @@ pub(crate) struct Options {
     pub(crate) pause: bool,
     /// The pod's user namespace, which holds that one.
     pub(crate) userns: Option<PathBuf>,
+    /// The longest piece of a line in a log: [`types::shim::LOG_LINE`].
+    pub(crate) log_line: usize,
 }
 
 /// The whole shim.
@@ -51,6 +53,8 @@ pub(crate) struct Shim {
     pub(crate) id: String,
     /// Where compiled seccomp programs are kept.
     pub(crate) seccomp_cache: PathBuf,
+    /// The longest piece of a line in a log, bytes.
+    pub(crate) log_line: usize,
     /// What the loop waits for.
     pub(crate) poll: Poll,
     listener: OwnedFd,
@@ -106,6 +110,7 @@ pub(crate) fn serve(options: Options) -> io::Result<()> {
         SignalFd::block(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT])?;
     let seccomp_cache = options.seccomp_cache.unwrap_or_else(|| options.directory.join(SECCOMP_CACHE));
     let mut shim = Shim::new(options.id, seccomp_cache, listener, signals, pause)?;
+    shim.log_line = options.log_line;
     shim.run()
 }
 
@@ -137,6 +142,7 @@ impl Shim {
         Ok(Self {
             id,
             seccomp_cache,
+            log_line: types::shim::LOG_LINE_DEFAULT,
             poll,
             listener,
             signals,

@@ -159,7 +159,7 @@ impl Shim {
             state: State::Created,
             process,
             oom_kills_before: 0,
-            output: Output::new(log, stdout, stderr),
+            output: Output::new(log, self.log_line, stdout, stderr),
             input: input.map_or_else(Input::default, |target| Input::new(key, target, once)),
             terminal,
             started_at: 0,

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use sys::rustix::fs::{Mode, OFlags, open};
 use sys::rustix::process::{Pid, PidfdFlags, pidfd_open};
-use types::PodId;
+use types::{PodId, shim::LOG_LINE_DEFAULT};
 
 /// Longest path of a unix socket (unix(7): 108 bytes with the final NUL).
 const LONGEST: usize = 107;
@@ -70,6 +70,8 @@ pub struct SpawnRequest {
     pub pause: bool,
     /// The pod's user namespace, in which that process is; none = the node's.
     pub userns: Option<PathBuf>,
+    /// The longest piece of a line in one record of a log, bytes; within [`types::shim::LOG_LINE`].
+    pub log_line: usize,
 }
 
 /// The socket's place in a shim's directory.
@@ -118,6 +120,9 @@ fn start(request: &SpawnRequest, listener: UnixListener) -> Result<OwnedFd, Shim
     }
     if let Some(userns) = &request.userns {
         command.arg("--userns").arg(userns);
+    }
+    if request.log_line != LOG_LINE_DEFAULT {
+        command.arg("--log-line").arg(request.log_line.to_string());
     }
     // Chunks in the allocator's per-thread cache would hold pages that are else given back.
     command.env_clear().env("RUST_BACKTRACE", "1").env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
@@ -210,6 +215,7 @@ mod tests {
             seccomp_cache: None,
             pause: false,
             userns: None,
+            log_line: LOG_LINE_DEFAULT,
         }
     }
 

@@ -7,6 +7,12 @@
 
 use std::path::Path;
 
+/// Longest piece of a container's line in one record of its log, bytes, as `serve --log-line` takes it: what is longer
+/// is cut, each piece but the last with the tag P. The shim keeps the beginning of a line until it ends or is so long.
+pub const LOG_LINE: std::ops::RangeInclusive<usize> = 256..=1 << 20;
+/// That length where nobody says another: containerd's `max_container_log_line_size`.
+pub const LOG_LINE_DEFAULT: usize = 16 << 10;
+
 /// Name of the ttrpc service with the methods below.
 pub const SERVICE: &str = "peapod.shim.v1.Pod";
 /// [`WatchRequest`] to [`WatchResponse`]: answers at once if there are newer exits, else when the

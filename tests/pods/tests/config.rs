@@ -55,6 +55,33 @@ fn a_missing_source_is_an_error_where_the_administrator_wants_that() {
 }
 
 #[test]
+fn the_longest_piece_of_a_line_is_what_the_administrator_says_also_after_a_restart() {
+    story(async {
+        let text = "[container]\nmax_log_line = 256\n";
+        let (mut daemon, client) = with_config("line", |_| text.to_owned()).await;
+        let logs = daemon.logs("line");
+        let config = pod("line", &daemon.cgroup(), &logs);
+        let id = client.run_pod(&config).await.expect("a pod");
+        let script = "printf '%0600d\\n' 0";
+        for (name, restarted) in [("one", false), ("two", true)] {
+            if restarted {
+                daemon.kill();
+                daemon.up().await;
+            }
+            let client = daemon.client();
+            let c = client.run(&id, &config, &shell(name, script)).await.expect("runs");
+            client.ended(&c).await;
+            let log = std::fs::read_to_string(format!("{logs}/{name}.log")).expect("a log");
+            let records: Vec<_> = log.lines().filter_map(|line| line.split_once(" stdout ")).collect();
+            let told: Vec<_> = records.iter().map(|(_, rest)| (&rest[..1], rest.len() - 2)).collect();
+            assert_eq!(told, [("P", 256), ("P", 256), ("F", 88)], "{name}");
+        }
+        daemon.client().remove_all().await;
+        daemon.end().await;
+    });
+}
+
+#[test]
 fn a_seccomp_profile_of_the_administrators_is_the_default_one() {
     story(async {
         let (daemon, client) = with_config("default-profile", |daemon| {

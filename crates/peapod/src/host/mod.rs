@@ -73,7 +73,7 @@ impl LinuxHost {
         user_namespaces: userns::Support,
     ) -> LinuxHost {
         let state = &config.state;
-        let shims = Shims::new(Arc::clone(&program), state.join("seccomp"));
+        let shims = Shims::new(Arc::clone(&program), config);
         LinuxHost {
             images,
             network,

@@ -1,6 +1,7 @@
 //! The shims of all pods: connections, calls, and their end.
 
 use super::{blocking::failed, processes};
+use config::Config;
 use engine::host::{
     ContainerPlan, Exec, ExecOutput, Exit, Fault, HostError, Life, PodPlan, Result, ShimContainer, ShimState,
     ShimUp, Started, Whom,
@@ -31,6 +32,7 @@ const KILLED_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct Shims {
     program: Arc<Program>,
     seccomp_cache: PathBuf,
+    log_line: usize,
     connected: Mutex<HashMap<PodId, Shim>>,
 }
 
@@ -61,8 +63,13 @@ fn shim_error(doing: impl Into<String>) -> impl FnOnce(ShimError) -> HostError {
 }
 
 impl Shims {
-    pub(super) fn new(program: Arc<Program>, seccomp_cache: PathBuf) -> Shims {
-        Shims { program, seccomp_cache, connected: Mutex::default() }
+    pub(super) fn new(program: Arc<Program>, config: &Config) -> Shims {
+        Shims {
+            program,
+            seccomp_cache: config.state.join("seccomp"),
+            log_line: config.container.max_log_line,
+            connected: Mutex::default(),
+        }
     }
 
     fn keep(&self, pod: &PodId, shim: &Shim) {
@@ -93,6 +100,7 @@ impl Shims {
             seccomp_cache: Some(self.seccomp_cache.clone()),
             pause: plan.pause,
             userns: plan.pins.user.clone(),
+            log_line: self.log_line,
         };
         let shim = Shim::spawn(request).await.map_err(shim_error(DOING))?;
         self.keep(&plan.id, &shim);

@@ -97,6 +97,10 @@ impl Host {
     }
 
     pub(crate) async fn spawn(&self, pause: bool) -> Shim {
+        self.spawn_with(pause, types::shim::LOG_LINE_DEFAULT).await
+    }
+
+    pub(crate) async fn spawn_with(&self, pause: bool, log_line: usize) -> Shim {
         let request = SpawnRequest {
             program: Arc::clone(&PROGRAM),
             pod: self.pod(),
@@ -104,6 +108,7 @@ impl Host {
             seccomp_cache: None,
             pause,
             userns: None,
+            log_line,
         };
         let shim = Shim::spawn(request).await.expect("spawn the shim");
         let pid = shim.pod_state().await.expect("the shim answers").shim_pid;

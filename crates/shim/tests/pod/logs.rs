@@ -20,6 +20,25 @@ async fn all_that_a_container_says_is_in_its_log_when_its_end_is_told() {
 }
 
 #[tokio::test]
+async fn a_line_is_cut_where_the_shim_was_told_to() {
+    for (piece, want) in [(256, [("P", 256), ("P", 256), ("F", 88)].as_slice()), (1 << 20, &[("F", 600)])] {
+        let host = Host::new();
+        let shim = host.spawn_with(false, piece).await;
+        let script = "yes | head -n 600 | while read x; do echo -n $x; done; echo";
+        host.run(&shim, &Container::new("c", &["/bin/sh", "-c", script])).await;
+        shim.wait("c").await.expect("wait");
+        let log = String::from_utf8(host.log("c")).expect("text");
+        let told: Vec<_> = log
+            .lines()
+            .map(|record| record.splitn(4, ' ').collect::<Vec<_>>())
+            .map(|fields| (fields[2], fields[3].len()))
+            .collect();
+        assert_eq!(told, want, "{piece}");
+        host.shutdown(shim).await;
+    }
+}
+
+#[tokio::test]
 async fn a_user_may_open_the_output_again_by_its_name() {
     let host = Host::new();
     let shim = host.spawn(false).await;

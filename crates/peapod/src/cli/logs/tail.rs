@@ -7,8 +7,8 @@ use std::{
     path::PathBuf,
 };
 
-/// A record that is longer is cut; ours are 16 KiB.
-pub(super) const MOST_RECORD: usize = 1 << 20;
+/// A record that is longer is cut: the longest piece of a line, with what stands before it.
+pub(super) const MOST_RECORD: usize = *types::shim::LOG_LINE.end() + 256;
 /// Read at most so much at a time, so that one busy container does not keep the others waiting.
 const MOST_AT_ONCE: u64 = 1 << 20;
 
