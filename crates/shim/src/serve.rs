@@ -122,6 +122,9 @@ fn take_listener() -> io::Result<OwnedFd> {
         return Err(io::Error::other("standard input is not a listening socket"));
     }
     let listener = fcntl_dupfd_cloexec(stdin, 3)?;
+    // Once more, for the kernel's sake: who connects from now on has this process as its peer (SO_PEERCRED, unix(7)),
+    // and can find it also when it does not answer. As long a queue as the system lets it be, as before.
+    sys::rustix::net::listen(&listener, -1)?;
     sys::rustix::stdio::dup2_stdin(crate::logfile::null()?)?;
     ioctl_fionbio(&listener, true)?;
     Ok(listener)

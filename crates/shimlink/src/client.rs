@@ -1,10 +1,13 @@
 //! One connection with many calls in flight. One task owns the socket, so that a caller that leaves
 //! in the middle of a call cannot leave half a frame behind.
+//!
+//! A shim that hangs costs one deadline and not one for each call: while it has missed one and said nothing since,
+//! calls wait for [`AGAIN`] only.
 
 use crate::error::{Code, ShimError};
 use crate::wire::{self, Answer, Refused};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt as _, BufReader};
@@ -17,6 +20,8 @@ use ttrpc::proto::Request;
 const QUEUE: usize = 16;
 /// Enough for most responses, so that one read takes header and body.
 const BUFFER: usize = 512;
+/// How long a call waits for a shim that is late already.
+const AGAIN: Duration = Duration::from_secs(1);
 
 type Reply = oneshot::Sender<Result<Vec<u8>, Refused>>;
 
@@ -30,6 +35,41 @@ pub(crate) struct Client {
     pending: Arc<Pending>,
     gone: watch::Receiver<bool>,
     next: AtomicU32,
+    pace: Arc<Pace>,
+}
+
+/// Whether the shim keeps to its deadlines.
+#[derive(Debug, Default)]
+struct Pace {
+    /// It missed one and has said nothing since.
+    late: AtomicBool,
+    /// Calls with a deadline in flight. A shim does one thing after the other: it may be busy with any of them.
+    timed: AtomicU32,
+}
+
+impl Pace {
+    /// A call with a deadline begins, for as long as what is returned is kept.
+    fn begin(&self) -> Timed<'_> {
+        self.timed.fetch_add(1, Ordering::Relaxed);
+        Timed(self)
+    }
+}
+
+struct Timed<'a>(&'a Pace);
+
+impl Timed<'_> {
+    /// Its deadline has passed.
+    fn missed(self) {
+        if self.0.timed.load(Ordering::Relaxed) == 1 {
+            self.0.late.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        self.0.timed.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Client {
@@ -38,12 +78,13 @@ impl Client {
         let (frames, outgoing) = mpsc::channel(QUEUE);
         let pending = Arc::new(Mutex::new(Some(HashMap::new())));
         let (tell, gone) = watch::channel(false);
-        tokio::spawn(run(socket, outgoing, Arc::clone(&pending), tell));
-        Self { frames, pending, gone, next: AtomicU32::new(1) }
+        let pace = Arc::<Pace>::default();
+        tokio::spawn(run(socket, outgoing, (Arc::clone(&pending), Arc::clone(&pace)), tell));
+        Self { frames, pending, gone, next: AtomicU32::new(1), pace }
     }
 
     /// Calls a method with an encoded message and gives the encoded answer. Without a deadline it
-    /// waits until there is an answer or no shim.
+    /// waits until there is an answer or no shim; with one not longer than [`AGAIN`] if the shim is late.
     pub(crate) async fn call(
         &self,
         service: &str,
@@ -51,6 +92,8 @@ impl Client {
         payload: Vec<u8>,
         deadline: Option<Duration>,
     ) -> Result<Vec<u8>, ShimError> {
+        let late = self.pace.late.load(Ordering::Relaxed);
+        let deadline = deadline.map(|after| if late { after.min(AGAIN) } else { after });
         // A client's streams are odd. After 2^31 calls the numbers start again, long answered.
         let stream = self.next.fetch_add(2, Ordering::Relaxed);
         let request = Request {
@@ -80,9 +123,13 @@ impl Client {
             }
         };
         let Some(after) = deadline else { return exchange.await };
+        let timed = self.pace.begin();
         match tokio::time::timeout(after, exchange).await {
             Ok(result) => result,
-            Err(_) => Err(ShimError::Deadline { method, after }),
+            Err(_) => {
+                timed.missed();
+                Err(ShimError::Deadline { method, after })
+            }
         }
     }
 
@@ -119,13 +166,13 @@ impl Drop for Entry<'_> {
 async fn run(
     socket: UnixStream,
     outgoing: mpsc::Receiver<Vec<u8>>,
-    pending: Arc<Pending>,
+    (pending, pace): (Arc<Pending>, Arc<Pace>),
     tell: watch::Sender<bool>,
 ) {
     let (reader, writer) = socket.into_split();
     // Both at once: a shim that waits for us to read may not read meanwhile.
     let end = tokio::select! {
-        end = receive(reader, &pending) => end,
+        end = receive(reader, &pending, &pace) => end,
         end = transmit(writer, outgoing) => end,
     };
     if let Err(reason) = end {
@@ -136,9 +183,10 @@ async fn run(
     let _ = tell.send(true);
 }
 
-async fn receive(reader: OwnedReadHalf, pending: &Pending) -> Result<(), String> {
+async fn receive(reader: OwnedReadHalf, pending: &Pending, pace: &Pace) -> Result<(), String> {
     let mut reader = BufReader::with_capacity(BUFFER, reader);
     while let Some(Answer { stream, result }) = wire::answer(&mut reader).await? {
+        pace.late.store(false, Ordering::Relaxed);
         let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
         let reply = pending.as_mut().and_then(|calls| calls.remove(&stream));
         // The caller may have left; a stream that was not asked for is nobody's.
@@ -228,6 +276,54 @@ mod tests {
         };
         let (result, ()) = tokio::join!(client.call("s", "Two", vec![], None), shim);
         assert_eq!(result.expect("two"), [2]);
+    }
+
+    /// How long a call waits in vain.
+    async fn wasted(client: &Client) -> Duration {
+        let begun = tokio::time::Instant::now();
+        client.call("s", "One", vec![], DEADLINE).await.expect_err("nobody answers");
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frozen_shim_is_waited_for_once_until_it_says_something() {
+        let (ours, mut peer) = UnixStream::pair().expect("pair");
+        let client = Client::new(ours);
+        let about = |waited: Duration, wanted: Duration| waited.abs_diff(wanted) < Duration::from_millis(20);
+        let first = wasted(&client).await;
+        assert!(about(first, Duration::from_secs(30)), "{first:?}");
+        for _ in 0..3 {
+            let again = wasted(&client).await;
+            assert!(about(again, AGAIN), "{again:?}");
+        }
+        // Any answer will do, also one that nobody waits for any longer.
+        let late = request(&mut peer).await;
+        answer(&mut peer, late, 1).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let then = wasted(&client).await;
+        assert!(about(then, Duration::from_secs(30)), "{then:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shim_that_may_be_busy_with_another_call_is_not_late() {
+        let (ours, _peer) = UnixStream::pair().expect("pair");
+        let client = Client::new(ours);
+        let hour = Some(Duration::from_secs(3600));
+        let long = client.call("s", "Long", vec![], hour);
+        let others = async {
+            for _ in 0..2 {
+                let waited = wasted(&client).await;
+                assert!(waited >= Duration::from_secs(30), "{waited:?}");
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = long => panic!("nobody answers"),
+            () = others => {}
+        }
+        // Its caller has left: nothing is in flight any more.
+        wasted(&client).await;
+        assert!(wasted(&client).await < Duration::from_secs(2));
     }
 
     #[tokio::test]

@@ -124,6 +124,20 @@ impl Shim {
         stream.map_err(|source| ShimError::Connect { path, source })
     }
 
+    /// The process that serves the socket in this directory, whether it answers or not; none when the kernel knows it
+    /// under no number of ours. It is who called listen(2) last (`SO_PEERCRED`, unix(7)), and a shim does so when it
+    /// takes the socket over: nothing but a holder of that socket can be named here.
+    ///
+    /// # Errors
+    /// [`ShimError::Connect`].
+    pub async fn server(directory: &Path) -> Result<Option<u32>, ShimError> {
+        let path = spawn::socket_in(directory);
+        // Another connection: the one that began a shim was there before the shim was.
+        let peer = spawn::dial(&path).and_then(UnixStream::from_std).and_then(|stream| stream.peer_cred());
+        let peer = peer.map_err(|source| ShimError::Connect { path, source })?;
+        Ok(peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0))
+    }
+
     fn over(stream: std::os::unix::net::UnixStream) -> std::io::Result<Self> {
         Ok(Self(Arc::new(Client::new(UnixStream::from_std(stream)?))))
     }

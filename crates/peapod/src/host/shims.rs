@@ -13,9 +13,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use sys::rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal as RawSignal, pidfd_open, pidfd_send_signal},
+use sys::{
+    pidfd,
+    rustix::{fd::OwnedFd, process::Signal as RawSignal},
 };
 use types::{
     Clock as _, ContainerId, PodId, SystemClock, Timestamp,
@@ -120,8 +120,8 @@ impl Shims {
             }
             Err(error) => return Err(shim_error(DOING)(error)),
         };
-        // Known before it is asked, for the case that it does not answer.
-        let pid = shim.pod_state().await.ok().map(|state| state.shim_pid);
+        // Something quick first: one that hangs is known by it, and not waited for again for as long as an end may take.
+        let _ = shim.pod_state().await;
         let asked = shim.shutdown(true).await;
         self.let_go(&plan.id);
         match asked {
@@ -131,14 +131,24 @@ impl Shims {
                 gone.map_err(|_| HostError::new(format!("{DOING}: it does not end"), Fault::Deadline))
             }
             Err(error) if error.is_gone() => Ok(()),
-            // The peer credentials of its socket would name the daemon, which began to listen on it.
-            Err(error) => match pid.or_else(|| processes::started_with(&plan.paths.dir)) {
-                Some(pid) => {
-                    tracing::warn!(pod = %plan.id, %error, pid, "the shim does not answer and is killed");
-                    tokio::task::spawn_blocking(move || kill(pid)).await.map_err(failed(DOING))?
-                }
-                None => Err(shim_error(DOING)(error)),
-            },
+            Err(error) => {
+                let server = match Shim::server(&plan.paths.dir).await {
+                    Ok(server) => server,
+                    Err(error) if error.is_gone() => return Ok(()),
+                    Err(error) => return Err(shim_error(DOING)(error)),
+                };
+                let (pod, directory) = (plan.id.clone(), plan.paths.dir.clone());
+                let killed = tokio::task::spawn_blocking(move || {
+                    let Some((pid, shim)) =
+                        server.and_then(|pid| Some((pid, processes::shim(pid, &directory)?)))
+                    else {
+                        return Err(shim_error(DOING)(error));
+                    };
+                    tracing::warn!(%pod, %error, pid, "the shim does not answer and is killed");
+                    kill(&shim)
+                });
+                killed.await.map_err(failed(DOING))?
+            }
         }
     }
 
@@ -373,23 +383,11 @@ fn root_mount(pod: &PodPlan, plan: &ContainerPlan) -> RootMount {
 }
 
 /// SIGKILL, and waits for the end.
-fn kill(pid: u32) -> Result<()> {
+fn kill(shim: &OwnedFd) -> Result<()> {
     const DOING: &str = "cannot kill the pod's shim";
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
-    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        Err(sys::rustix::io::Errno::SRCH) => return Ok(()),
-        Err(error) => return Err(failed(DOING)(error)),
-    };
-    match pidfd_send_signal(&pidfd, RawSignal::KILL) {
-        Ok(()) => {}
-        Err(sys::rustix::io::Errno::SRCH) => return Ok(()),
-        Err(error) => return Err(failed(DOING)(error)),
-    }
-    let wait = Timespec { tv_sec: i64::try_from(KILLED_WITHIN.as_secs()).unwrap_or(5), tv_nsec: 0 };
-    match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&wait)) {
-        Ok(0) => Err(HostError::new(format!("{DOING}: it does not end"), Fault::Deadline)),
-        Ok(_) => Ok(()),
-        Err(error) => Err(failed(DOING)(error)),
+    pidfd::send_signal(shim, RawSignal::KILL).map_err(failed(DOING))?;
+    match pidfd::ended_within(shim, KILLED_WITHIN).map_err(failed(DOING))? {
+        true => Ok(()),
+        false => Err(HostError::new(format!("{DOING}: it does not end"), Fault::Deadline)),
     }
 }

@@ -257,6 +257,20 @@ async fn limits_of_a_running_container_are_changed_and_nonsense_is_refused() {
 }
 
 #[tokio::test]
+async fn the_kernel_names_the_shim_as_who_serves_its_socket_also_when_it_hangs() {
+    use sys::rustix::process::{Pid, Signal, kill_process};
+    let host = Host::new();
+    let shim = host.spawn(false).await;
+    let pid = shim.pod_state().await.expect("state").shim_pid;
+    let number = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a number");
+    for signal in [Signal::STOP, Signal::CONT] {
+        kill_process(number, signal).expect("signalled");
+        assert_eq!(Shim::server(&host.directory).await.expect("it listens"), Some(pid));
+    }
+    host.shutdown(shim).await;
+}
+
+#[tokio::test]
 async fn a_shim_that_cannot_serve_says_why_and_is_told_as_gone() {
     let host = Host::new();
     let request = shimlink::SpawnRequest {
