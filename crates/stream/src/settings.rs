@@ -16,6 +16,10 @@ pub struct Settings {
     /// How long, in all, is waited for output after a process's end: children that it left behind may
     /// hold its output open for ever.
     pub drain: Duration,
+    /// How long a client that takes nothing is waited for when it was let go, or its terminal's process has ended: it
+    /// did not take what it was shown before. Without a terminal the rest of the output may be waiting for a reader
+    /// who pauses (`kubectl exec ... | less`): there only `idle` counts.
+    pub unheard: Duration,
     /// Connections at a time; more wait unaccepted.
     pub connections: usize,
     /// Forwarded connections at a time in one session.
@@ -29,6 +33,7 @@ impl Default for Settings {
             creation: Duration::from_secs(30),
             header: Duration::from_secs(10),
             drain: Duration::from_secs(1),
+            unheard: Duration::from_secs(60),
             connections: 2000,
             forwards: 1000,
         }

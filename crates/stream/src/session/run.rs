@@ -32,7 +32,7 @@ pub(crate) async fn serve<B: Backend, C: Client>(
         Want::Attach(attach) => (backend.attach(attach).await, "attaching to"),
     };
     match process {
-        Ok(process) => run(client, outlet, process, life).await,
+        Ok(process) => run(client, outlet, process, life, want.streams().tty).await,
         Err(error) => {
             let outcome = Outcome::Failed(format!("error {doing} container: {error}"));
             let Outlet { mut size, activity, .. } = outlet;
@@ -43,22 +43,28 @@ pub(crate) async fn serve<B: Backend, C: Client>(
 
 /// Copies between a client and a process until that has ended and its output is delivered. If the client
 /// goes first, the process's streams are dropped, and that is all.
-async fn run<C: Client>(client: C, outlet: Outlet, process: Process, life: &Life) {
+async fn run<C: Client>(client: C, outlet: Outlet, process: Process, life: &Life, terminal: bool) {
     let Outlet { mut input, mut size, activity } = outlet;
     let Process { stdin, stdout, stderr, control } = process;
     let (ended, is_ended) = watch::channel(false);
-    let output = |channel, pipe| copy(&client, channel, pipe, Patience::new(&is_ended, life), &activity);
+    let (hurry, mut hurried) = watch::channel(None);
+    let taken = Activity::default();
+    let output =
+        |channel, pipe| copy(&client, channel, pipe, Patience::new(&is_ended, life), [&activity, &taken]);
     let work = async {
         let end = async {
-            let end = control.wait().await;
+            let outcome = Outcome::of(control.wait().await);
+            if terminal || matches!(outcome, Outcome::Failed(_)) {
+                hurry.send_replace(Some(outcome.clone()));
+            }
             ended.send_replace(true);
-            Ok(end)
+            Ok(outcome)
         };
         tokio::try_join!(end, output(Channel::Stdout, stdout), output(Channel::Stderr, stderr))
     };
     let (outcome, is_cut) = tokio::select! {
         done = work => match done {
-            Ok((end, (), ())) => (Outcome::of(end), false),
+            Ok((outcome, (), ())) => (outcome, false),
             Err(error) => return tracing::debug!(%error, "the client of a session does not read any more"),
         },
         () = resize(&mut size, &*control) => return tracing::debug!("the client of a session is gone"),
@@ -67,6 +73,7 @@ async fn run<C: Client>(client: C, outlet: Outlet, process: Process, life: &Life
             let text = format!("nothing was sent or received for {:?}: the session is closed", life.settings.idle);
             (Outcome::Failed(text), true)
         }
+        outcome = unheard(&mut hurried, &taken, life.settings.unheard) => (outcome, true),
         () = life.stopped() => {
             (Outcome::Failed("the stream server ends: the session is cut".to_owned()), true)
         }
@@ -74,8 +81,26 @@ async fn run<C: Client>(client: C, outlet: Outlet, process: Process, life: &Life
     drop(input);
     if is_cut {
         tell(&client, &outcome, &mut size, sleep(CUT)).await;
+    } else if hurry.borrow().is_some() {
+        tell(&client, &outcome, &mut size, sleep(life.settings.unheard)).await;
     } else {
         tell(&client, &outcome, &mut size, activity.idle(life.settings.idle)).await;
+    }
+}
+
+/// Returns the outcome of a session in a hurry when its client has taken nothing for so long.
+async fn unheard(
+    hurried: &mut watch::Receiver<Option<Outcome>>,
+    taken: &Activity,
+    time: Duration,
+) -> Outcome {
+    let outcome = hurried.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+    match outcome {
+        Some(outcome) => {
+            taken.idle(time).await;
+            outcome
+        }
+        None => pending().await,
     }
 }
 
@@ -145,13 +170,13 @@ async fn write_all(pipe: &Sender, mut bytes: &[u8], activity: &Activity) -> io::
     Ok(())
 }
 
-/// Copies one output to its end; an error is the client's.
+/// Copies one output to its end; an error is the client's. What the client takes is counted.
 async fn copy<C: Client>(
     client: &C,
     channel: Channel,
     pipe: Option<Receiver>,
     mut patience: Patience,
-    activity: &Activity,
+    counts: [&Activity; 2],
 ) -> io::Result<()> {
     let Some(pipe) = pipe else { return Ok(()) };
     loop {
@@ -166,7 +191,7 @@ async fn copy<C: Client>(
             Ok(0) => break,
             Ok(n) => {
                 client.write(channel, &buffer[..n]).await?;
-                activity.touch();
+                counts.into_iter().for_each(Activity::touch);
                 if patience.is_spent_by(n) {
                     break;
                 }

@@ -105,6 +105,26 @@ impl Control for Running {
     }
 }
 
+/// A client's share in a process, which it loses: it took nothing for too long.
+struct LetGo;
+
+impl Control for LetGo {
+    fn resize(&self, _: Size) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {})
+    }
+
+    fn input_ended(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {})
+    }
+
+    fn wait(&self) -> Pin<Box<dyn Future<Output = Result<Ended, BackendError>> + Send + '_>> {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            Err(BackendError("let go".to_owned()))
+        })
+    }
+}
+
 impl Backend for Fake {
     async fn exec(&self, exec: &Exec) -> Result<Process, BackendError> {
         let words: Vec<&str> = exec.command.iter().map(String::as_str).collect();
@@ -115,6 +135,10 @@ impl Backend for Fake {
     }
 
     async fn attach(&self, attach: &Attach) -> Result<Process, BackendError> {
+        if attach.container == "slow" {
+            let process = self.start(&["pattern", "100000000"], attach.streams);
+            return Ok(Process { control: Box::new(LetGo), ..process });
+        }
         Ok(self.start(&["cat"], attach.streams))
     }
 

@@ -336,6 +336,34 @@ async fn a_client_that_does_not_say_goodbye_is_not_waited_for_long() {
     assert!(before.elapsed() < std::time::Duration::from_secs(6));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_let_go_or_has_lost_its_terminal_is_not_waited_for_for_hours() {
+    let slow = Attach { shim: "/shim".into(), container: "slow".to_owned(), streams: ALL };
+    let terminal = Streams { stderr: false, tty: true, ..ALL };
+    for want in [Want::Attach(slow), exec(&["pattern", "40000"], terminal)] {
+        let (raw, fake, served) = session(Protocol::V5, want, 8 << 10);
+        let before = tokio::time::Instant::now();
+        let limit = std::time::Duration::from_secs(3600);
+        tokio::time::timeout(limit, served).await.expect("it is not kept").expect("served");
+        let took = before.elapsed().as_secs();
+        // It has a minute, not less, and the goodbyes are bounded.
+        assert!((60..100).contains(&took), "{took} s");
+        drop(raw);
+        fake.all_ended().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_an_output_waits_for_a_client_that_pauses() {
+    let (mut raw, fake, served) = session(Protocol::V5, exec(&["pattern", "40000"], ALL), 8 << 10);
+    tokio::time::sleep(std::time::Duration::from_secs(3600)).await;
+    let all = raw.transcript().await;
+    assert_eq!(all.said[&1], pattern(0, 40_000));
+    assert!(all.text(3).contains("Success"), "{}", all.text(3));
+    soon(served).await.expect("served");
+    fake.all_ended().await;
+}
+
 #[tokio::test]
 async fn when_the_server_ends_the_client_is_told() {
     let (mut raw, io) = Raw::new(Protocol::V5, 1 << 16);
