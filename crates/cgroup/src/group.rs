@@ -191,8 +191,15 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`]; with ESRCH if the process has ended.
     pub fn adopt(&self, name: &str, pid: u32) -> Result<(), CgroupError> {
-        let group = self.sub(name)?;
-        group.holder()?.write("cgroup.procs", &pid.to_string())
+        self.sub(name)?.take(pid)
+    }
+
+    /// Moves a process here, in the hierarchy that holds processes together.
+    ///
+    /// # Errors
+    /// [`CgroupError`]; with ESRCH if the process has ended.
+    pub fn take(&self, pid: u32) -> Result<(), CgroupError> {
+        self.holder()?.write("cgroup.procs", &pid.to_string())
     }
 
     /// All processes in the group and beneath it, by their ids in the caller's PID namespace. None

@@ -2,7 +2,10 @@
 
 use crate::{Cgroup, CgroupDriver, Config, ConfigError, MAX_STATE_PATH};
 use std::path::{Component, Path};
+use types::handler::OWN;
 
+/// More than any node has.
+const MOST_HANDLERS: u64 = 64;
 /// unix(7): 108 bytes with the NUL.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -22,6 +25,7 @@ impl Config {
         for dir in &self.cdi.spec_dirs {
             plain("cdi.spec_dirs", dir)?;
         }
+        self.check_handlers()?;
         group_name(&self.socket_group)?;
         cgroup_parent("cgroup.parent", &self.cgroup)?;
         within("registry.max_parallel_layers", self.registry.max_parallel_layers as u64, 1, 64)?;
@@ -35,6 +39,25 @@ impl Config {
         within("limits.max_containers_per_pod", self.limits.max_containers_per_pod as u64, 1, 10_000)?;
         within("limits.max_concurrent_calls", self.limits.max_concurrent_calls as u64, 16, 65_536)?;
         within("limits.max_message", self.limits.max_message as u64, 4 << 20, 64 << 20)
+    }
+
+    fn check_handlers(&self) -> Result<(), ConfigError> {
+        within("handlers", self.handlers.len() as u64, 0, MOST_HANDLERS)?;
+        for (name, handler) in &self.handlers {
+            if !is_label(name) || OWN.contains(&name.as_str()) {
+                let shown: String = name.chars().take(80).flat_map(char::escape_default).collect();
+                let why = format!(
+                    "has `{shown}`: a handler's name is a DNS label (at most 63 lower-case letters, digits and \
+                     hyphens), and not `peapod`"
+                );
+                return Err(ConfigError::Invalid { key: "handlers", why });
+            }
+            plain("handlers", handler.program()).map_err(|_| {
+                let why = format!("has `{name}` with a `path` that is no absolute path of a program");
+                ConfigError::Invalid { key: "handlers", why }
+            })?;
+        }
+        Ok(())
     }
 
     fn check_streaming(&self) -> Result<(), ConfigError> {
@@ -106,6 +129,16 @@ fn cgroup_parent(key: &'static str, cgroup: &Cgroup) -> Result<(), ConfigError> 
         true => Err(invalid(key, "must be a cgroup path such as /peapod")),
         false => Ok(()),
     }
+}
+
+/// RFC 1123, as Kubernetes wants it of `RuntimeClass.handler`.
+fn is_label(name: &str) -> bool {
+    let edge = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = name.as_bytes();
+    name.len() <= 63
+        && edge(bytes.first().copied())
+        && edge(bytes.last().copied())
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }
 
 fn group_name(name: &str) -> Result<(), ConfigError> {

@@ -11,10 +11,12 @@ mod load;
 
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
+use types::handler::{Handler, OWN};
 
 pub use load::{ConfigError, DEFAULT_FILE};
 
@@ -43,6 +45,8 @@ pub struct Config {
     pub registry: Registry,
     /// Containers.
     pub container: Container,
+    /// RuntimeClass handlers beside our own runner, by name: see [`Config::handler`].
+    pub handlers: BTreeMap<String, Handler>,
     /// Devices that their vendors describe.
     pub cdi: Cdi,
     /// ExecSync.
@@ -222,6 +226,7 @@ impl Default for Config {
             network: Network::default(),
             registry: Registry::default(),
             container: Container::default(),
+            handlers: BTreeMap::new(),
             cdi: Cdi::default(),
             exec: Exec::default(),
             streaming: Streaming::default(),
@@ -321,6 +326,26 @@ impl Config {
     #[must_use]
     pub fn socket(&self) -> &Path {
         Path::new(self.listen.strip_prefix("unix://").unwrap_or(&self.listen))
+    }
+
+    /// The handler of that name; `None` within for our own runner's names.
+    ///
+    /// # Errors
+    /// The names that there are, for one that is not configured.
+    pub fn handler(&self, name: &str) -> Result<Option<&Handler>, String> {
+        if OWN.contains(&name) {
+            return Ok(None);
+        }
+        self.handlers.get(name).map(Some).ok_or_else(|| {
+            let shown: String = name.chars().take(60).flat_map(char::escape_default).collect();
+            let names: Vec<String> = self.handler_names().map(|name| format!("`{name}`")).collect();
+            format!("`{shown}` is not configured; this node has {}", names.join(", "))
+        })
+    }
+
+    /// Names of all handlers: our own runner's, then those that are configured.
+    pub fn handler_names(&self) -> impl Iterator<Item = &str> {
+        OWN.into_iter().chain(self.handlers.keys().map(String::as_str))
     }
 
     /// The store's file.

@@ -182,3 +182,37 @@ fn levels_and_fallbacks_parse_by_name_alone() {
     assert_eq!("bridge".parse(), Ok(Fallback::Bridge));
     assert!("loud".parse::<LogLevel>().is_err() && "".parse::<Fallback>().is_err());
 }
+
+#[test]
+fn handlers_are_tables_by_name_and_our_own_runner_is_none_of_them() {
+    let text =
+        "[handlers.runc]\ntype = 'oci'\npath = '/usr/bin/runc'\n[handlers.r2]\ntype = 'oci'\npath = '/r'\n";
+    let config = Dir::with(&[("config.toml", text)]).load(&Overrides::default()).expect("loads");
+    assert_eq!(config.handler_names().collect::<Vec<_>>(), ["", "peapod", "r2", "runc"]);
+    assert_eq!((config.handler(""), config.handler("peapod")), (Ok(None), Ok(None)));
+    let runc = Handler::Oci { path: "/usr/bin/runc".into() };
+    assert_eq!(config.handler("runc"), Ok(Some(&runc)));
+    let refused = config.handler("kata").expect_err("not there");
+    assert_eq!(refused, "`kata` is not configured; this node has ``, `peapod`, `r2`, `runc`");
+    assert_eq!(toml::from_str::<Config>(&config.to_toml()), Ok(config));
+}
+
+#[test]
+fn a_handler_that_cannot_be_is_refused_by_its_name() {
+    for (table, named) in [
+        ("[handlers.peapod]\ntype = 'oci'\npath = '/r'", "`peapod`"),
+        ("[handlers.'']\ntype = 'oci'\npath = '/r'", "``"),
+        ("[handlers.Runc]\ntype = 'oci'\npath = '/r'", "`Runc`"),
+        ("[handlers.-a]\ntype = 'oci'\npath = '/r'", "`-a`"),
+        ("[handlers.'a.b']\ntype = 'oci'\npath = '/r'", "`a.b`"),
+        ("[handlers.runc]\ntype = 'oci'\npath = 'usr/bin/runc'", "`runc` with a `path`"),
+        ("[handlers.runc]\ntype = 'oci'\npath = '/r'\nruntime = '/r'", "runtime"),
+        ("[handlers.runc]\ntype = 'vm'\npath = '/r'", "vm"),
+        ("[handlers.runc]\ntype = 'oci'", "path"),
+        ("[handlers.runc]\npath = '/r'", "type"),
+    ] {
+        let dir = Dir::with(&[("config.toml", table)]);
+        let error = dir.load(&Overrides::default()).expect_err(table);
+        assert!(told(&error).contains(named), "{table:?}: {}", told(&error));
+    }
+}

@@ -1,6 +1,10 @@
 //! ImageService.
 
-use crate::{Caller, parse::Bad, status};
+use crate::{
+    Caller,
+    parse::{Bad, Handlers},
+    status,
+};
 use api::cri::{self, image_service_server::ImageService};
 use image::{Image, ImageUser, Images, Progress, PullAuth};
 use std::{
@@ -21,13 +25,14 @@ pub struct ImageApi {
     images: Arc<Images>,
     /// How far the pulls are that callers wait for, by normalised reference.
     pulls: Arc<Mutex<HashMap<String, watch::Receiver<Progress>>>>,
+    handlers: Handlers,
 }
 
 impl ImageApi {
-    /// Serves these images.
+    /// Serves these images, which are the same for all handlers.
     #[must_use]
-    pub fn new(images: Arc<Images>) -> ImageApi {
-        ImageApi { images, pulls: Arc::default() }
+    pub fn new(images: Arc<Images>, handlers: Handlers) -> ImageApi {
+        ImageApi { images, pulls: Arc::default(), handlers }
     }
 
     /// How far the pull of an image is, if one is under way.
@@ -44,7 +49,7 @@ type Answer<T> = Result<Response<T>, Status>;
 type Items<T> = Iter<std::vec::IntoIter<Result<T, Status>>>;
 
 /// The reference or id in an ImageSpec.
-fn named(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
+fn named(spec: Option<cri::ImageSpec>, handlers: &Handlers) -> Result<String, Status> {
     let spec = spec.unwrap_or_default();
     if spec.image.is_empty() {
         return Err(status::of_request(&Bad::field("image.image", "is empty")));
@@ -52,9 +57,7 @@ fn named(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
     if spec.image.len() > 4096 {
         return Err(status::of_request(&Bad::field("image.image", "is longer than 4096 bytes")));
     }
-    if !["", "peapod"].contains(&spec.runtime_handler.as_str()) {
-        return Err(status::of_request(&Bad::field("image.runtime_handler", "is not configured")));
-    }
+    handlers.check("image.runtime_handler", &spec.runtime_handler).map_err(|bad| status::of_request(&bad))?;
     Ok(spec.image)
 }
 
@@ -104,7 +107,7 @@ impl ImageService for ImageApi {
         request: Request<cri::ImageStatusRequest>,
     ) -> Answer<cri::ImageStatusResponse> {
         let request = request.into_inner();
-        let name = named(request.image)?;
+        let name = named(request.image, &self.handlers)?;
         // An absent image is an answer without one, not an error.
         let found = self.images.status(&name).map_err(|error| status::of_image(&error))?;
         let info = match &found {
@@ -123,7 +126,7 @@ impl ImageService for ImageApi {
     async fn pull_image(&self, request: Request<cri::PullImageRequest>) -> Answer<cri::PullImageResponse> {
         let caller = request.extensions().get::<Caller>().cloned();
         let request = request.into_inner();
-        let name = named(request.image)?;
+        let name = named(request.image, &self.handlers)?;
         let image = ImageRef::parse(&name)
             .map_err(|error| status::of_request(&Bad::field("image.image", error.to_string())))?;
         let auth = request.auth.unwrap_or_default();
@@ -162,7 +165,7 @@ impl ImageService for ImageApi {
         &self,
         request: Request<cri::RemoveImageRequest>,
     ) -> Answer<cri::RemoveImageResponse> {
-        let name = named(request.into_inner().image)?;
+        let name = named(request.into_inner().image, &self.handlers)?;
         self.images.remove(&name).await.map_err(|error| status::of_image(&error))?;
         Ok(Response::new(cri::RemoveImageResponse {}))
     }

@@ -14,4 +14,5 @@ mod status;
 pub use admin::AdminApi;
 pub use call::{Call, CallLayer, Caller};
 pub use image::ImageApi;
-pub use runtime::{NetworkState, Node, Runtime};
+pub use parse::Handlers;
+pub use runtime::{HandlerState, NetworkState, Node, Runtime};

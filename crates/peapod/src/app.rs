@@ -4,7 +4,7 @@
 //! then the engine, which takes up what the store knows; only then is the first call served.
 
 use crate::{
-    host::{LinuxHost, security_remark, systemd_is_running, userns},
+    host::{LinuxHost, handlers::Handlers, security_remark, systemd_is_running, userns},
     listen, logging, notify, streamer,
 };
 use anyhow::Context as _;
@@ -13,7 +13,7 @@ use api::{
     cri::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
 };
 use config::{CgroupDriver, Config, Overrides};
-use cri::{AdminApi, CallLayer, ImageApi, NetworkState, Node, Runtime};
+use cri::{AdminApi, CallLayer, HandlerState, ImageApi, NetworkState, Node, Runtime};
 use engine::{Engine, Parts, Probe};
 use image::Images;
 use net::{Network, NetworkOptions, netns::Pins};
@@ -67,6 +67,7 @@ struct Built {
     pins: Pins,
     streams: Arc<Door>,
     user_namespaces: userns::Support,
+    handlers: Arc<Handlers>,
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -126,6 +127,7 @@ async fn build(config: &Config) -> anyhow::Result<Built> {
         config,
         user_namespaces.clone(),
     );
+    let handlers = host.handlers();
     let engine = Engine::start(Parts {
         host,
         store,
@@ -138,7 +140,7 @@ async fn build(config: &Config) -> anyhow::Result<Built> {
     .context("the records cannot be taken up")?;
     tidy_up(&engine, &images, &network, &pins).await;
     let streams = Arc::new(streamer::door(config)?);
-    Ok(Built { engine, images, network, pins, streams, user_namespaces })
+    Ok(Built { engine, images, network, pins, streams, user_namespaces, handlers })
 }
 
 /// What belongs to pods that are not there any more: a crash may have left it.
@@ -163,7 +165,7 @@ async fn serve_calls(
     node: Arc<Node>,
 ) -> anyhow::Result<()> {
     let limit = config.limits.max_message;
-    let images = ImageApi::new(Arc::clone(&built.images));
+    let images = ImageApi::new(Arc::clone(&built.images), handler_names(config));
     let admin = AdminServer::new(AdminApi::new(images.clone(), config.to_toml()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);
@@ -333,8 +335,23 @@ impl Crash {
     }
 }
 
+fn handler_names(config: &Config) -> cri::Handlers {
+    cri::Handlers::new(config.handlers.keys().map(String::as_str))
+}
+
+/// What the configured handlers can do; a program that is asked for the first time may take its time.
+async fn handler_states(handlers: Arc<Handlers>) -> Vec<HandlerState> {
+    let states = tokio::task::spawn_blocking(move || handlers.states()).await.unwrap_or_default();
+    let state = |found: crate::host::handlers::State| HandlerState {
+        name: found.name,
+        recursive_read_only_mounts: found.recursive_read_only_mounts,
+        trouble: found.trouble,
+    };
+    states.into_iter().map(state).collect()
+}
+
 fn node(config: &Config, built: &Built) -> Node {
-    let network = Arc::clone(&built.network);
+    let (network, handlers) = (Arc::clone(&built.network), Arc::clone(&built.handlers));
     let settings = serde_json::json!({
         "stateDir": config.state,
         "rootDir": config.root,
@@ -344,6 +361,7 @@ fn node(config: &Config, built: &Built) -> Node {
         "createMissingMountSources": config.container.create_missing_mount_sources,
         "deviceOwnershipFromSecurityContext": config.container.device_ownership_from_security_context,
         "cdiSpecDirs": config.cdi.spec_dirs,
+        "handlers": config.handlers,
     });
     let mut remarks: Vec<String> = security_remark().map(str::to_owned).into_iter().collect();
     remarks.extend(built.user_namespaces.remark());
@@ -368,6 +386,11 @@ fn node(config: &Config, built: &Built) -> Node {
         remarks,
         systemd: config.cgroup.driver == CgroupDriver::Systemd,
         user_namespaces: built.user_namespaces.is_there(),
+        handlers: handler_names(config),
+        handler_states: Box::new(move || {
+            let handlers = Arc::clone(&handlers);
+            Box::pin(async move { handler_states(handlers).await })
+        }),
         statuses_in_pod_status: config.events.in_pod_status,
         stats: stats::Reader::new(),
     }

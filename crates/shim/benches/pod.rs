@@ -57,6 +57,7 @@ async fn spawn(host: &Host, program: &Arc<Program>) -> Shim {
         pause: false,
         userns: None,
         log_line: types::shim::LOG_LINE_DEFAULT,
+        handler: None,
     };
     Shim::spawn(request).await.expect("spawn")
 }

@@ -1,9 +1,11 @@
-//! The only place that knows `runner`: a bundle becomes a container's first process, a command becomes
-//! a further process in it.
+//! A bundle becomes a container's first process, a command becomes a further process in it: by our own runner, which
+//! only this place knows, or by what the pod's RuntimeClass handler names ([`Handler`]). Whoever makes them, logs,
+//! exits, signals and cgroups are the shim's.
 
+use crate::oci;
 use crate::serve::Shim;
 use crate::wire::{Refusal, chain};
-use cgroup::Cgroup;
+use cgroup::{Cgroup, CgroupPath};
 use containerd_shim_protos::api::Mount;
 use oci_spec::runtime::Spec;
 use runner::{
@@ -13,6 +15,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::rc::Rc;
 use sys::rustix::io::ioctl_fionbio;
 use sys::rustix::process::Pid;
 
@@ -23,9 +26,45 @@ const LARGEST_SPEC: u64 = 4 << 20;
 /// Mounts that make up a root file system: an overlay, and a few to spare.
 const MOST_ROOT_MOUNTS: usize = 16;
 
+/// What makes the pod's containers.
+#[derive(Debug, Default)]
+pub(crate) enum Handler {
+    /// Our own runner.
+    #[default]
+    Own,
+    /// The command line of another OCI runtime.
+    Oci(Rc<oci::Program>),
+}
+
+impl Handler {
+    /// As the command line names it.
+    pub(crate) fn new(handler: Option<types::handler::Handler>, directory: &Path) -> Self {
+        match handler {
+            None => Self::Own,
+            Some(types::handler::Handler::Oci { path }) => {
+                Self::Oci(Rc::new(oci::Program::new(path, directory.to_owned())))
+            }
+        }
+    }
+}
+
 /// A container's first process.
 #[derive(Debug)]
-pub(crate) struct Process(Created);
+pub(crate) enum Process {
+    /// Made by our own runner.
+    Own(Created),
+    /// Made by another OCI runtime.
+    Oci(oci::Container),
+}
+
+/// Why a container was not started.
+#[derive(Debug)]
+pub(crate) enum NotStarted {
+    /// Its process does not wait any more: it was killed.
+    NotWaiting,
+    /// Why its program could not be executed.
+    Failed(String),
+}
 
 /// What creating a container gives.
 #[derive(Debug)]
@@ -74,6 +113,10 @@ pub(crate) fn create(
             rootfs.len()
         )));
     }
+    if let Handler::Oci(program) = &shim.handler {
+        let program = Rc::clone(program);
+        return by_program(shim, &program, id, bundle, rootfs, wanted);
+    }
     let rootfs = rootfs.iter().map(|mount| RootMount {
         kind: mount.type_.clone(),
         source: mount.source.clone().into(),
@@ -82,14 +125,7 @@ pub(crate) fn create(
     let spec = read_spec(bundle)?;
     let (stdio, stdout, stderr, input) =
         descriptors(wanted).map_err(|e| Refusal::internal("make the standard descriptors", &e))?;
-    let cgroups = match &shim.mounts {
-        Some(mounts) => mounts,
-        None => {
-            let found =
-                cgroup::Mounts::detect().map_err(|e| Refusal::internal("find the cgroup hierarchies", &e))?;
-            shim.mounts.insert(found)
-        }
-    };
+    let cgroups = hierarchies(&mut shim.mounts)?;
     let request = CreateRequest {
         id,
         spec: &spec,
@@ -101,8 +137,74 @@ pub(crate) fn create(
         gate: Gate::Creator,
     };
     let mut created = runner::create(request).map_err(|e| refuse(&e))?;
-    let Some(terminal) = created.terminal.take() else {
-        return Ok(Made { process: Process(created), stdout, stderr, input, terminal: None });
+    let terminal = created.terminal.take();
+    let pipes = (stdout, stderr, input);
+    made(Process::Own(created), terminal, pipes, wanted).map_err(|(process, e)| {
+        // Dropping it ends the process; its group is ours to remove.
+        let group = process.cgroup().clone();
+        drop(process);
+        let _ = runner::delete(&group);
+        Refusal::internal("read the terminal", &e)
+    })
+}
+
+/// The hierarchies, looked up once.
+fn hierarchies(known: &mut Option<cgroup::Mounts>) -> Result<&cgroup::Mounts, Refusal> {
+    match known {
+        Some(mounts) => Ok(mounts),
+        None => {
+            let found =
+                cgroup::Mounts::detect().map_err(|e| Refusal::internal("find the cgroup hierarchies", &e))?;
+            Ok(known.insert(found))
+        }
+    }
+}
+
+/// As [`create`], by the command line of another OCI runtime.
+fn by_program(
+    shim: &mut Shim,
+    program: &Rc<oci::Program>,
+    id: &str,
+    bundle: &Path,
+    rootfs: &[Mount],
+    wanted: Wanted,
+) -> Result<Made, Refusal> {
+    if !rootfs.is_empty() {
+        return Err(Refusal::invalid("rootfs: this pod's handler wants it mounted in the bundle"));
+    }
+    let spec = read_spec(bundle)?;
+    let cgroup = group_of(&spec, hierarchies(&mut shim.mounts)?)?;
+    let (stdio, stdout, stderr, input) =
+        descriptors(wanted).map_err(|e| Refusal::internal("make the standard descriptors", &e))?;
+    let (container, terminal) = program.create(id, bundle, stdio, cgroup)?;
+    made(Process::Oci(container), terminal, (stdout, stderr, input), wanted).map_err(|(process, e)| {
+        let _ = process.cgroup().kill();
+        let _ = process.removed();
+        let _ = process.cgroup().remove();
+        Refusal::internal("read the terminal", &e)
+    })
+}
+
+/// The group that a specification names.
+fn group_of(spec: &Spec, mounts: &cgroup::Mounts) -> Result<Cgroup, Refusal> {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref()).and_then(Path::to_str);
+    let path = path.ok_or_else(|| Refusal::invalid("bundle: linux.cgroupsPath is missing"))?;
+    let path = CgroupPath::parse(path)
+        .map_err(|e| Refusal::invalid(format!("bundle: linux.cgroupsPath: {}", chain(&e))))?;
+    Ok(Cgroup::at(mounts, &path))
+}
+
+type Pipes = (Option<OwnedFd>, Option<OwnedFd>, Option<OwnedFd>);
+
+/// What a process has is with its own pipes, or with its terminal. An error gives the process back.
+fn made(
+    process: Process,
+    terminal: Option<OwnedFd>,
+    (stdout, stderr, input): Pipes,
+    wanted: Wanted,
+) -> Result<Made, (Box<Process>, io::Error)> {
+    let Some(terminal) = terminal else {
+        return Ok(Made { process, stdout, stderr, input, terminal: None });
     };
     let ends = terminal.try_clone().and_then(|reader| {
         ioctl_fionbio(&reader, true)?;
@@ -110,20 +212,10 @@ pub(crate) fn create(
         Ok((reader, input))
     });
     match ends {
-        Ok((reader, input)) => Ok(Made {
-            process: Process(created),
-            stdout: Some(reader),
-            stderr,
-            input,
-            terminal: Some(terminal),
-        }),
-        Err(e) => {
-            // Dropping `created` ends the process; its group is ours to remove.
-            let group = created.cgroup.clone();
-            drop(created);
-            let _ = runner::delete(&group);
-            Err(Refusal::internal("read the terminal", &e))
+        Ok((reader, input)) => {
+            Ok(Made { process, stdout: Some(reader), stderr, input, terminal: Some(terminal) })
         }
+        Err(e) => Err((Box::new(process), e)),
     }
 }
 
@@ -151,7 +243,7 @@ fn descriptors(wanted: Wanted) -> io::Result<Descriptors> {
 
 /// Reads a bundle's specification. It is read again for each command: kept in memory it would be most
 /// of what an idle pod costs.
-fn read_spec(bundle: &Path) -> Result<Spec, Refusal> {
+pub(crate) fn read_spec(bundle: &Path) -> Result<Spec, Refusal> {
     let path = bundle.join(SPEC);
     let file =
         File::open(&path).map_err(|e| Refusal::invalid(format!("bundle: open {}: {e}", path.display())))?;
@@ -182,27 +274,48 @@ fn refuse(error: &RunnerError) -> Refusal {
 impl Process {
     /// Its number; that of a process which has ended stays its own until it is reaped.
     pub(crate) fn pid(&self) -> u32 {
-        self.0.pid.as_raw_nonzero().get().unsigned_abs()
+        match self {
+            Self::Own(created) => created.pid.as_raw_nonzero().get().unsigned_abs(),
+            Self::Oci(container) => container.pid(),
+        }
     }
 
     /// Of the process.
     pub(crate) fn pidfd(&self) -> &OwnedFd {
-        &self.0.pidfd
+        match self {
+            Self::Own(created) => &created.pidfd,
+            Self::Oci(container) => container.pidfd(),
+        }
     }
 
     /// The container's group.
     pub(crate) fn cgroup(&self) -> &Cgroup {
-        &self.0.cgroup
+        match self {
+            Self::Own(created) => &created.cgroup,
+            Self::Oci(container) => container.cgroup(),
+        }
     }
 
     /// Lets it execute its program, and waits until it did.
-    pub(crate) fn start(&mut self) -> Result<(), StartError> {
-        self.0.start()
+    pub(crate) fn start(&mut self) -> Result<(), NotStarted> {
+        match self {
+            Self::Own(created) => created.start().map_err(|error| {
+                if matches!(error, StartError::NotWaiting) {
+                    NotStarted::NotWaiting
+                } else {
+                    NotStarted::Failed(chain(&error))
+                }
+            }),
+            Self::Oci(container) => container.start(),
+        }
     }
 
     /// Runs the hooks that come after its removal; gives what those that failed say.
     pub(crate) fn removed(&self) -> Vec<String> {
-        self.0.removed().iter().map(ToString::to_string).collect()
+        match self {
+            Self::Own(created) => created.removed().iter().map(ToString::to_string).collect(),
+            Self::Oci(container) => container.removed(),
+        }
     }
 
     /// Starts a further process in the container; gives its number, and the other end of its terminal if
@@ -215,16 +328,11 @@ impl Process {
         stdio: Stdio,
         cgroup: &Cgroup,
     ) -> Result<(Pid, Option<OwnedFd>), Refusal> {
+        if let Self::Oci(container) = self {
+            return container.exec(bundle, further, stdio, cgroup);
+        }
         let spec = read_spec(bundle)?;
-        let process = match further {
-            Further::Process(process) => *process,
-            Further::Command(command) => {
-                let own = spec.process().clone();
-                let mut process = own.ok_or_else(|| Refusal::invalid("bundle: process is missing"))?;
-                process.set_args(Some(command.to_vec())).set_terminal(Some(false)).set_command_line(None);
-                process
-            }
-        };
+        let process = further.process(&spec)?;
         let request = ExecRequest {
             container: std::os::fd::AsFd::as_fd(self.pidfd()),
             spec: &spec,
@@ -249,4 +357,19 @@ pub(crate) enum Further<'a> {
     Command(&'a [String]),
     /// A process with all that it has.
     Process(Box<oci_spec::runtime::Process>),
+}
+
+impl Further<'_> {
+    /// All that it has: a command has what the container's own process has.
+    pub(crate) fn process(self, spec: &Spec) -> Result<oci_spec::runtime::Process, Refusal> {
+        match self {
+            Further::Process(process) => Ok(*process),
+            Further::Command(command) => {
+                let own = spec.process().clone();
+                let mut process = own.ok_or_else(|| Refusal::invalid("bundle: process is missing"))?;
+                process.set_args(Some(command.to_vec())).set_terminal(Some(false)).set_command_line(None);
+                Ok(process)
+            }
+        }
+    }
 }

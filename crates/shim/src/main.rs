@@ -18,6 +18,7 @@ mod hold;
 mod input;
 mod launch;
 mod logfile;
+mod oci;
 mod oom;
 mod output;
 mod pause;
@@ -38,6 +39,7 @@ use serve::Options;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
+use types::handler::Handler;
 use types::shim::{LOG_LINE, LOG_LINE_DEFAULT};
 
 /// Exit code of a command line that is not understood.
@@ -50,9 +52,11 @@ const HELP: &str = "\
 containerd-shim-peapod-v1: the parent of one pod's containers
 
   serve --id POD --dir DIRECTORY [--seccomp-cache DIRECTORY] [--pause] [--userns FILE] [--log-line BYTES]
+        [--oci PROGRAM]
         serve ttrpc on the listening socket that is the standard input;
         --pause holds one PID namespace for all containers, in the user namespace of --userns;
-        --log-line is the longest piece of a line in one record of a log (16384)
+        --log-line is the longest piece of a line in one record of a log (16384);
+        --oci PROGRAM makes the containers by the command line of another OCI runtime (runc, crun, youki)
   hold  keep a scope of systemd, from a byte on the standard input on
   runc ...
         an OCI runtime's command line: create, start, state, kill, delete, exec, features
@@ -117,6 +121,7 @@ fn say(text: &str, code: ExitCode) -> ExitCode {
 fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
     let (mut id, mut directory, mut seccomp_cache, mut pause, mut userns) = (None, None, None, false, None);
     let mut log_line = LOG_LINE_DEFAULT;
+    let mut handler = None;
     while let Some(name) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{}: a value is missing", name.display()));
         match name.to_str() {
@@ -130,6 +135,7 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Str
                 let wrong = || format!("--log-line: want {} to {} bytes", LOG_LINE.start(), LOG_LINE.end());
                 log_line = bytes.filter(|bytes| LOG_LINE.contains(bytes)).ok_or_else(wrong)?;
             }
+            Some("--oci") => handler = Some(Handler::Oci { path: value()?.into() }),
             Some(_) | None => return Err(format!("unknown option {}; see --help", name.display())),
         }
     }
@@ -140,6 +146,7 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Str
         pause,
         userns,
         log_line,
+        handler,
     })
 }
 
@@ -153,7 +160,9 @@ mod tests {
 
     #[test]
     fn serve_wants_an_id_and_a_directory_and_knows_its_options() {
-        let fine = parse(&["--id", "a", "--dir", "/d", "--pause", "--userns", "/u"]).expect("fine");
+        let fine =
+            parse(&["--id", "a", "--dir", "/d", "--pause", "--userns", "/u", "--oci", "/usr/bin/runc"])
+                .expect("fine");
         assert_eq!(
             fine,
             Options {
@@ -163,6 +172,7 @@ mod tests {
                 pause: true,
                 userns: Some("/u".into()),
                 log_line: 16 << 10,
+                handler: Some(Handler::Oci { path: "/usr/bin/runc".into() }),
             }
         );
         let line = |text: &str| parse(&["--id", "a", "--dir", "/d", "--log-line", text]);

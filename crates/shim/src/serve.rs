@@ -3,6 +3,7 @@
 use crate::connection::{Call, Closed, Connection, ReplyTo};
 use crate::container::Container;
 use crate::exec::Exec;
+use crate::launch::Handler;
 use crate::output::Scratch;
 use crate::poll::{End, Interest, Poll, Source, Stream};
 use crate::session::Session;
@@ -44,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) userns: Option<PathBuf>,
     /// The longest piece of a line in a log: [`types::shim::LOG_LINE`].
     pub(crate) log_line: usize,
+    /// What makes the containers; none: our own runner.
+    pub(crate) handler: Option<types::handler::Handler>,
 }
 
 /// The whole shim.
@@ -82,6 +85,8 @@ pub(crate) struct Shim {
     pub(crate) pause: Option<Pid>,
     /// Exits told so far.
     pub(crate) exits: u64,
+    /// What makes the containers.
+    pub(crate) handler: Handler,
     /// The host's cgroup hierarchies, looked up once.
     pub(crate) mounts: Option<cgroup::Mounts>,
     /// When the shim started, nanoseconds since the Unix epoch.
@@ -111,6 +116,7 @@ pub(crate) fn serve(options: Options) -> io::Result<()> {
     let seccomp_cache = options.seccomp_cache.unwrap_or_else(|| options.directory.join(SECCOMP_CACHE));
     let mut shim = Shim::new(options.id, seccomp_cache, listener, signals, pause)?;
     shim.log_line = options.log_line;
+    shim.handler = Handler::new(options.handler, &options.directory);
     shim.run()
 }
 
@@ -161,6 +167,7 @@ impl Shim {
             spent: 0,
             pause,
             exits: 0,
+            handler: Handler::default(),
             mounts: None,
             created_at: crate::framing::now_nanos(),
             next_key: 0,

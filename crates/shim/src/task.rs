@@ -4,7 +4,7 @@ use crate::connection::ReplyTo;
 use crate::container::{Container, State};
 use crate::framing::now_nanos;
 use crate::input::Input;
-use crate::launch::{self, Process, Wanted};
+use crate::launch::{self, NotStarted, Process, Wanted};
 use crate::logfile::LogFile;
 use crate::output::Output;
 use crate::serve::{Shim, bounded};
@@ -189,11 +189,10 @@ impl Shim {
                 now(&api::StartResponse { pid: container.process.pid(), ..api::StartResponse::default() })
             }
             // It was killed while it waited: that end is told as any other.
-            Err(runner::StartError::NotWaiting) => {
+            Err(NotStarted::NotWaiting) => {
                 Err(Refusal::state(format!("container {} has ended before its start", container.id)))
             }
-            Err(e) => {
-                let message = chain(&e);
+            Err(NotStarted::Failed(message)) => {
                 self.start_failed(index, message.clone());
                 Err(Refusal::invalid(message))
             }

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use sys::rustix::fs::{Mode, OFlags, open};
 use sys::rustix::process::{Pid, PidfdFlags, pidfd_open};
-use types::{PodId, shim::LOG_LINE_DEFAULT};
+use types::{PodId, handler::Handler, shim::LOG_LINE_DEFAULT};
 
 /// Longest path of a unix socket (unix(7): 108 bytes with the final NUL).
 const LONGEST: usize = 107;
@@ -72,6 +72,8 @@ pub struct SpawnRequest {
     pub userns: Option<PathBuf>,
     /// The longest piece of a line in one record of a log, bytes; within [`types::shim::LOG_LINE`].
     pub log_line: usize,
+    /// What makes the containers; none = the shim's own runner.
+    pub handler: Option<Handler>,
 }
 
 /// The socket's place in a shim's directory.
@@ -123,6 +125,9 @@ fn start(request: &SpawnRequest, listener: UnixListener) -> Result<OwnedFd, Shim
     }
     if request.log_line != LOG_LINE_DEFAULT {
         command.arg("--log-line").arg(request.log_line.to_string());
+    }
+    if let Some(Handler::Oci { path }) = &request.handler {
+        command.arg("--oci").arg(path);
     }
     // Chunks in the allocator's per-thread cache would hold pages that are else given back.
     command.env_clear().env("RUST_BACKTRACE", "1").env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
@@ -216,6 +221,7 @@ mod tests {
             pause: false,
             userns: None,
             log_line: LOG_LINE_DEFAULT,
+            handler: None,
         }
     }
 

@@ -21,6 +21,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod pidfd;
+pub mod program;
 pub mod rlimit;
 pub mod root;
 pub mod sched;

@@ -68,6 +68,19 @@ pub fn try_wait(pidfd: impl AsFd) -> Result<Option<Exit>, Errno> {
     wait_with(pidfd.as_fd(), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
 }
 
+/// Whether it is a child of the caller that was not reaped yet.
+///
+/// # Errors
+/// Of waitid(2).
+pub fn is_child(pidfd: impl AsFd) -> Result<bool, Errno> {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match wait_with(pidfd.as_fd(), look) {
+        Ok(_) => Ok(true),
+        Err(Errno::CHILD) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether the process has ended, without reaping it. Works for processes that are no children.
 ///
 /// # Errors
@@ -113,8 +126,10 @@ mod tests {
         let child = Command::new("/bin/sleep").arg("1000").spawn().expect("spawn");
         let pidfd = open(Pid::from_child(&child)).expect("pidfd");
         assert_eq!(try_wait(&pidfd), Ok(None));
+        assert_eq!(is_child(&pidfd), Ok(true));
         assert_eq!(send_signal(&pidfd, Signal::KILL), Ok(true));
         let exit = wait(&pidfd).expect("wait");
         assert_eq!((exit, exit.code()), (Exit::Signal(9), 137));
+        assert_eq!(is_child(&pidfd), Ok(false));
     }
 }

@@ -9,6 +9,7 @@ pub mod cdi;
 mod clock;
 pub mod container;
 mod digest;
+pub mod handler;
 mod id;
 pub mod pod;
 pub mod reference;

@@ -1,6 +1,6 @@
 //! `ContainerConfig` to [`ContainerSpec`].
 
-use super::{Bad, mount, resources::resources, security, text};
+use super::{Bad, Handlers, mount, resources::resources, security, text};
 use api::cri;
 use std::collections::BTreeSet;
 use types::{cdi::CdiName, container::ContainerSpec, signal::Signal};
@@ -11,16 +11,17 @@ const MOST_MOUNTS: usize = 10_000;
 const LARGEST_ARGS: usize = 2 << 20;
 
 /// Checks the whole configuration.
-pub(crate) fn container(config: Option<&cri::ContainerConfig>) -> Result<ContainerSpec, Bad> {
+pub(crate) fn container(
+    config: Option<&cri::ContainerConfig>,
+    handlers: &Handlers,
+) -> Result<ContainerSpec, Bad> {
     let config = config.ok_or_else(|| Bad::field("config", "is missing"))?;
     let metadata = config.metadata.as_ref().ok_or_else(|| Bad::field("config.metadata", "is missing"))?;
     let image = config.image.clone().unwrap_or_default();
     if config.windows.is_some() {
         return Err(Bad::field("config.windows", "this is a Linux node"));
     }
-    if !["", "peapod"].contains(&image.runtime_handler.as_str()) {
-        return Err(Bad::field("config.image.runtime_handler", "is not configured"));
-    }
+    handlers.check("config.image.runtime_handler", &image.runtime_handler)?;
     let linux = config.linux.clone().unwrap_or_default();
     let context = linux.security_context.clone().unwrap_or_default();
     Ok(ContainerSpec {
@@ -39,7 +40,7 @@ pub(crate) fn container(config: Option<&cri::ContainerConfig>) -> Result<Contain
             path => text::absolute("config.working_dir", path)?,
         },
         envs: envs(&config.envs)?,
-        mounts: each("config.mounts", &config.mounts, mount::mount)?,
+        mounts: each("config.mounts", &config.mounts, |at, asked| mount::mount(at, asked, handlers))?,
         devices: each("config.devices", &config.devices, mount::device)?,
         cdi_devices: cdi_devices(&config.cdi_devices)?,
         labels: text::labels("config.labels", &config.labels)?,
@@ -59,7 +60,7 @@ pub(crate) fn container(config: Option<&cri::ContainerConfig>) -> Result<Contain
     })
 }
 
-fn each<A, B>(field: &str, asked: &[A], parse: fn(&str, &A) -> Result<B, Bad>) -> Result<Vec<B>, Bad> {
+fn each<A, B>(field: &str, asked: &[A], parse: impl Fn(&str, &A) -> Result<B, Bad>) -> Result<Vec<B>, Bad> {
     if asked.len() > MOST_MOUNTS {
         return Err(Bad::field(field, format!("are {}, at most {MOST_MOUNTS} are taken", asked.len())));
     }

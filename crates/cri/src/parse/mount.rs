@@ -1,6 +1,6 @@
 //! `Mount` and `Device`.
 
-use super::{Bad, text};
+use super::{Bad, Handlers, text};
 use api::cri;
 use std::path::PathBuf;
 use types::container::{Device, IdMapping, ImageVolume, Mount, MountOption, Propagation};
@@ -9,7 +9,7 @@ use types::container::{Device, IdMapping, ImageVolume, Mount, MountOption, Propa
 const MOST_MAPPINGS: usize = 340;
 
 /// A bind mount, or an image volume.
-pub(super) fn mount(field: &str, asked: &cri::Mount) -> Result<Mount, Bad> {
+pub(super) fn mount(field: &str, asked: &cri::Mount, handlers: &Handlers) -> Result<Mount, Bad> {
     let at = |name: &str| format!("{field}.{name}");
     let propagation = match cri::MountPropagation::try_from(asked.propagation) {
         Ok(cri::MountPropagation::PropagationPrivate) => Propagation::Private,
@@ -32,7 +32,7 @@ pub(super) fn mount(field: &str, asked: &cri::Mount) -> Result<Mount, Bad> {
     if uid_mappings.is_empty() != gid_mappings.is_empty() {
         return Err(Bad::field(at("uidMappings"), "and gidMappings are given together or not at all"));
     }
-    let image = asked.image.as_ref().map(|image| image_volume(field, asked, image)).transpose()?;
+    let image = asked.image.as_ref().map(|image| image_volume(field, asked, image, handlers)).transpose()?;
     if image.is_none() && !asked.image_sub_path.is_empty() {
         return Err(Bad::field(at("image_sub_path"), "is given without an image"));
     }
@@ -56,7 +56,12 @@ pub(super) fn mount(field: &str, asked: &cri::Mount) -> Result<Mount, Bad> {
     })
 }
 
-fn image_volume(field: &str, asked: &cri::Mount, image: &cri::ImageSpec) -> Result<ImageVolume, Bad> {
+fn image_volume(
+    field: &str,
+    asked: &cri::Mount,
+    image: &cri::ImageSpec,
+    handlers: &Handlers,
+) -> Result<ImageVolume, Bad> {
     let at = |name: &str| format!("{field}.{name}");
     if !asked.host_path.is_empty() {
         return Err(Bad::field(at("host_path"), "is given beside an image: want one of them"));
@@ -64,9 +69,7 @@ fn image_volume(field: &str, asked: &cri::Mount, image: &cri::ImageSpec) -> Resu
     if !asked.readonly {
         return Err(Bad::field(at("readonly"), "an image is never written to: wants true"));
     }
-    if !["", "peapod"].contains(&image.runtime_handler.as_str()) {
-        return Err(Bad::field(at("image.runtime_handler"), "is not configured"));
-    }
+    handlers.check(at("image.runtime_handler"), &image.runtime_handler)?;
     if asked.image_sub_path.starts_with('/') {
         return Err(Bad::field(at("image_sub_path"), "is not relative to the image's root"));
     }

@@ -1,6 +1,6 @@
 //! `PodSandboxConfig` to [`PodSpec`].
 
-use super::{Bad, resources::resources, security, text};
+use super::{Bad, Handlers, resources::resources, security, text};
 use api::cri;
 use std::{collections::BTreeMap, path::PathBuf};
 use types::pod::{Dns, PodSpec, PortMapping, Protocol, SandboxSecurity};
@@ -8,16 +8,15 @@ use types::pod::{Dns, PodSpec, PortMapping, Protocol, SandboxSecurity};
 /// Ports of one pod; far beyond any real pod.
 const MOST_PORTS: usize = 4096;
 
-/// Checks the whole request. `handler` is the RuntimeClass handler; only the default one is known.
-pub(crate) fn pod(config: Option<&cri::PodSandboxConfig>, handler: &str) -> Result<PodSpec, Bad> {
+/// Checks the whole request. `handler` is the RuntimeClass handler.
+pub(crate) fn pod(
+    config: Option<&cri::PodSandboxConfig>,
+    handler: &str,
+    handlers: &Handlers,
+) -> Result<PodSpec, Bad> {
     let config = config.ok_or_else(|| Bad::field("config", "is missing"))?;
     let metadata = config.metadata.as_ref().ok_or_else(|| Bad::field("config.metadata", "is missing"))?;
-    if !["", "peapod"].contains(&handler) {
-        return Err(Bad::field(
-            "runtime_handler",
-            format!("`{}` is not configured; this node has \"\" and `peapod`", text::short(handler)),
-        ));
-    }
+    handlers.check("runtime_handler", handler)?;
     if config.windows.is_some() {
         return Err(Bad::field("config.windows", "this is a Linux node"));
     }

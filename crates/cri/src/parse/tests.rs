@@ -1,6 +1,6 @@
 //! The table of what is taken and what is refused, by field.
 
-use super::{container, pod};
+use super::{Handlers, container, pod};
 use api::cri;
 use types::{container::SeccompProfile, signal::Signal};
 
@@ -29,7 +29,7 @@ fn good_container() -> cri::ContainerConfig {
 fn pod_refused(spoil: impl FnOnce(&mut cri::PodSandboxConfig), field: &str) {
     let mut config = good_pod();
     spoil(&mut config);
-    let error = pod(Some(&config), "").expect_err(field).to_string();
+    let error = pod(Some(&config), "", &Handlers::default()).expect_err(field).to_string();
     assert!(error.starts_with(field), "want {field}, got: {error}");
 }
 
@@ -37,7 +37,7 @@ fn pod_refused(spoil: impl FnOnce(&mut cri::PodSandboxConfig), field: &str) {
 fn container_refused(spoil: impl FnOnce(&mut cri::ContainerConfig), field: &str) {
     let mut config = good_container();
     spoil(&mut config);
-    let error = container(Some(&config)).expect_err(field).to_string();
+    let error = container(Some(&config), &Handlers::default()).expect_err(field).to_string();
     assert!(error.starts_with(field), "want {field}, got: {error}");
 }
 
@@ -62,14 +62,35 @@ fn limits(spoil: impl FnOnce(&mut cri::LinuxContainerResources)) -> impl FnOnce(
 
 #[test]
 fn the_smallest_pod_and_container_are_taken() {
-    assert_eq!(pod(Some(&good_pod()), "").expect("a good pod").name, "web");
-    assert_eq!(container(Some(&good_container())).expect("a good container").image, "busybox");
+    assert_eq!(pod(Some(&good_pod()), "", &Handlers::default()).expect("a good pod").name, "web");
+    assert_eq!(
+        container(Some(&good_container()), &Handlers::default()).expect("a good container").image,
+        "busybox"
+    );
+}
+
+#[test]
+fn a_handler_is_one_of_our_own_names_or_a_configured_one_wherever_it_is_named() {
+    let handlers = Handlers::new(["runc"].into_iter());
+    for name in ["", "peapod", "runc"] {
+        assert_eq!(pod(Some(&good_pod()), name, &handlers).expect(name).runtime_handler, name);
+        let mut config = good_container();
+        config.image.as_mut().expect("set").runtime_handler = name.to_owned();
+        assert!(container(Some(&config), &handlers).is_ok(), "{name}");
+    }
+    let unknown = pod(Some(&good_pod()), "kata", &handlers).expect_err("unknown").to_string();
+    assert_eq!(unknown, "runtime_handler: `kata` is not configured; this node has ``, `peapod`, `runc`");
 }
 
 #[test]
 fn each_bad_field_of_a_pod_is_named() {
-    assert!(pod(None, "").expect_err("no config").to_string().starts_with("config:"));
-    assert!(pod(Some(&good_pod()), "kata").expect_err("handler").to_string().starts_with("runtime_handler"));
+    assert!(pod(None, "", &Handlers::default()).expect_err("no config").to_string().starts_with("config:"));
+    assert!(
+        pod(Some(&good_pod()), "kata", &Handlers::default())
+            .expect_err("handler")
+            .to_string()
+            .starts_with("runtime_handler")
+    );
     pod_refused(|c| c.metadata = None, "config.metadata");
     pod_refused(|c| c.metadata.as_mut().expect("set").name.clear(), "config.metadata.name");
     pod_refused(|c| c.metadata.as_mut().expect("set").uid = "a\nb".to_owned(), "config.metadata.uid");
@@ -160,7 +181,7 @@ fn a_user_namespace_is_the_nodes_or_one_line_from_id_0_on() {
             }),
             ..Default::default()
         });
-        pod(Some(&config), "").map(|pod| pod.namespaces.user)
+        pod(Some(&config), "", &Handlers::default()).map(|pod| pod.namespaces.user)
     };
     let of = |mode, uids: Vec<cri::IdMapping>, gids: Vec<cri::IdMapping>| {
         asked(Some(cri::UserNamespace { mode, uids, gids }), &|_| ())
@@ -206,12 +227,12 @@ fn a_user_namespace_is_the_nodes_or_one_line_from_id_0_on() {
 fn a_port_without_host_port_maps_nothing() {
     let mut config = good_pod();
     config.port_mappings = vec![cri::PortMapping { container_port: 80, ..Default::default() }];
-    assert_eq!(pod(Some(&config), "").expect("taken").port_mappings, []);
+    assert_eq!(pod(Some(&config), "", &Handlers::default()).expect("taken").port_mappings, []);
 }
 
 #[test]
 fn each_bad_field_of_a_container_is_named() {
-    assert!(container(None).expect_err("no config").to_string().starts_with("config:"));
+    assert!(container(None, &Handlers::default()).expect_err("no config").to_string().starts_with("config:"));
     container_refused(|c| c.metadata = None, "config.metadata");
     container_refused(|c| c.image = None, "config.image.image");
     container_refused(|c| c.command = vec!["a\0b".to_owned()], "config.command");
@@ -380,7 +401,7 @@ fn a_seccomp_profile_is_taken_in_both_of_its_spellings() {
     let taken = |spoil: fn(&mut cri::LinuxContainerSecurityContext)| {
         let mut config = good_container();
         security(spoil)(&mut config);
-        container(Some(&config)).expect("taken").security.seccomp
+        container(Some(&config), &Handlers::default()).expect("taken").security.seccomp
     };
     let localhost = SeccompProfile::Localhost("/p.json".into());
     let profile = |profile_type| cri::SecurityProfile { profile_type, localhost_ref: "/p.json".to_owned() };
@@ -389,7 +410,7 @@ fn a_seccomp_profile_is_taken_in_both_of_its_spellings() {
     for path in ["runtime/default", "docker/default"] {
         let mut config = good_container();
         security(|s| s.seccomp_profile_path = path.to_owned())(&mut config);
-        let taken = container(Some(&config)).expect("taken").security.seccomp;
+        let taken = container(Some(&config), &Handlers::default()).expect("taken").security.seccomp;
         assert_eq!(taken, SeccompProfile::RuntimeDefault, "{path}");
     }
     assert_eq!(taken(|s| s.seccomp_profile_path = "localhost//p.json".to_owned()), localhost);
@@ -398,13 +419,17 @@ fn a_seccomp_profile_is_taken_in_both_of_its_spellings() {
         s.seccomp = Some(profile(2));
         s.seccomp_profile_path = "unconfined".to_owned();
     })(&mut config);
-    assert_eq!(container(Some(&config)).expect("taken").security.seccomp, localhost, "the message wins");
+    assert_eq!(
+        container(Some(&config), &Handlers::default()).expect("taken").security.seccomp,
+        localhost,
+        "the message wins"
+    );
     let mut config = good_container();
     security(|s| {
         s.seccomp = Some(profile(2));
         s.privileged = true;
     })(&mut config);
-    let taken = container(Some(&config)).expect("taken").security.seccomp;
+    let taken = container(Some(&config), &Handlers::default()).expect("taken").security.seccomp;
     assert_eq!(taken, SeccompProfile::Unconfined, "a privileged container has no filter");
 }
 
@@ -418,7 +443,7 @@ fn what_a_default_kubelet_always_sends_passes() {
             .into();
         r.oom_score_adj = 1000;
     })(&mut config);
-    let taken = container(Some(&config)).expect("taken");
+    let taken = container(Some(&config), &Handlers::default()).expect("taken");
     assert!(taken.resources.hugepage_limits.is_empty());
     assert_eq!(taken.resources.unified.len(), 2);
 }
@@ -429,11 +454,14 @@ fn each_signal_of_the_cri_has_a_number() {
         let Ok(signal) = cri::Signal::try_from(number) else { continue };
         let mut config = good_container();
         config.stop_signal = number;
-        let taken =
-            container(Some(&config)).unwrap_or_else(|error| panic!("{}: {error}", signal.as_str_name()));
+        let taken = container(Some(&config), &Handlers::default())
+            .unwrap_or_else(|error| panic!("{}: {error}", signal.as_str_name()));
         assert_eq!(taken.stop_signal.is_none(), number == 0, "{}", signal.as_str_name());
     }
     let mut config = good_container();
     config.stop_signal = cri::Signal::Sigrtminplus3.into();
-    assert_eq!(container(Some(&config)).expect("taken").stop_signal.map(Signal::number), Some(37));
+    assert_eq!(
+        container(Some(&config), &Handlers::default()).expect("taken").stop_signal.map(Signal::number),
+        Some(37)
+    );
 }

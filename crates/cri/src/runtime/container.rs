@@ -16,7 +16,8 @@ impl<H: Host> Runtime<H> {
         &self,
         request: cri::CreateContainerRequest,
     ) -> Result<cri::CreateContainerResponse, Status> {
-        let mut spec = parse::container(request.config.as_ref()).map_err(|bad| status::of_request(&bad))?;
+        let mut spec = parse::container(request.config.as_ref(), &self.node.handlers)
+            .map_err(|bad| status::of_request(&bad))?;
         let pod = self.engine.pod(&request.pod_sandbox_id).map_err(|error| status::of_engine(&error))?;
         if !says_namespaces(request.config.as_ref()) {
             // A container that says nothing of namespaces has those of its pod.

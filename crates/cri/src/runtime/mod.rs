@@ -10,7 +10,7 @@ mod pod;
 mod stats;
 mod update;
 
-pub use node::{NetworkState, Node};
+pub use node::{HandlerState, NetworkState, Node};
 
 use crate::status;
 use api::cri::{self, runtime_service_server::RuntimeService};

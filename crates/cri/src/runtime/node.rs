@@ -1,9 +1,13 @@
 //! The node as a whole: Version, Status, RuntimeConfig.
 
-use crate::{parse::Bad, status};
+use crate::{
+    parse::{Bad, Handlers},
+    status,
+};
 use api::cri;
 use std::{collections::BTreeMap, fmt, pin::Pin};
 use tonic::Status;
+use types::handler::OWN;
 
 /// Whether pods can be attached to a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +19,17 @@ pub enum NetworkState {
         /// Why, and what to do about it.
         message: String,
     },
+}
+
+/// One configured handler.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HandlerState {
+    /// Its name.
+    pub name: String,
+    /// Whether it makes mounts read-only with all below them.
+    pub recursive_read_only_mounts: bool,
+    /// Why no pod can have it at present: it is listed all the same, since it is configured, and promises nothing.
+    pub trouble: Option<String>,
 }
 
 type Asked<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -33,6 +48,10 @@ pub struct Node {
     pub statuses_in_pod_status: bool,
     /// Pods can have user namespaces: the kernel shows layers and volumes with mapped ids.
     pub user_namespaces: bool,
+    /// Names of the RuntimeClass handlers.
+    pub handlers: Handlers,
+    /// Asks what the configured handlers can do.
+    pub handler_states: Box<dyn Fn() -> Asked<Vec<HandlerState>> + Send + Sync>,
     /// Reads the figures of containers.
     pub stats: stats::Reader,
 }
@@ -93,11 +112,18 @@ pub(super) fn update_runtime_config(
 impl Node {
     /// Status.
     pub(super) async fn status(&self, verbose: bool) -> cri::StatusResponse {
+        let configured = (self.handler_states)().await;
+        let trouble = configured.iter().filter_map(|handler| {
+            handler
+                .trouble
+                .as_ref()
+                .map(|why| format!("the handler `{}` cannot be used: {why}", handler.name))
+        });
         let runtime = cri::RuntimeCondition {
             r#type: "RuntimeReady".to_owned(),
             status: true,
             reason: String::new(),
-            message: self.remarks.join("; "),
+            message: self.remarks.iter().cloned().chain(trouble).collect::<Vec<_>>().join("; "),
         };
         let mut network = cri::RuntimeCondition { r#type: "NetworkReady".to_owned(), ..Default::default() };
         match (self.network)().await {
@@ -107,18 +133,18 @@ impl Node {
                 network.message = message;
             }
         }
-        let handler = |name: &str| cri::RuntimeHandler {
+        let handler = |name: &str, recursive_read_only_mounts, user_namespaces| cri::RuntimeHandler {
             name: name.to_owned(),
-            features: Some(cri::RuntimeHandlerFeatures {
-                // mount_setattr(2) has it since 5.12, which every kernel that peapod runs on has.
-                recursive_read_only_mounts: true,
-                user_namespaces: self.user_namespaces,
-            }),
+            features: Some(cri::RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces }),
         };
+        // mount_setattr(2) has it since 5.12, which every kernel that peapod runs on has.
+        let own = OWN.into_iter().map(|name| handler(name, true, self.user_namespaces));
+        // User namespaces are our own runner's alone.
+        let others = configured.iter().map(|one| handler(&one.name, one.recursive_read_only_mounts, false));
         cri::StatusResponse {
             status: Some(cri::RuntimeStatus { conditions: vec![runtime, network] }),
             info: if verbose { self.info.clone() } else { BTreeMap::new() },
-            runtime_handlers: vec![handler(""), handler("peapod")],
+            runtime_handlers: own.chain(others).collect(),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: self.user_namespaces,

@@ -13,7 +13,7 @@ impl<H: Host> Runtime<H> {
         &self,
         request: cri::RunPodSandboxRequest,
     ) -> Result<cri::RunPodSandboxResponse, Status> {
-        let spec = parse::pod(request.config.as_ref(), &request.runtime_handler)
+        let spec = parse::pod(request.config.as_ref(), &request.runtime_handler, &self.node.handlers)
             .map_err(|bad| status::of_request(&bad))?;
         let id = self.engine.run_pod(spec).await.map_err(|error| status::of_engine(&error))?;
         Ok(cri::RunPodSandboxResponse { pod_sandbox_id: id.to_string() })

@@ -106,6 +106,7 @@ async fn make<H: Host>(core: &Arc<Core<H>>, id: PodId, spec: PodSpec, me: WeakSe
 
 async fn facts<H: Host>(core: &Core<H>, id: &PodId, spec: &PodSpec) -> Result<plan::Facts, EngineError> {
     let host = |error| EngineError::host(DOING, error);
+    plan::handler(&core.config, spec)?;
     core.host.check_pod(spec).await.map_err(host)?;
     let cgroup = plan::cgroup_path(&core.config, id, spec)?;
     let conflist = match spec.namespaces.network {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use types::{
     PodId, Timestamp,
+    handler::Handler,
     pod::{NsMode, PodSpec},
     slice::Slice,
 };
@@ -32,6 +33,9 @@ pub struct PodPlan {
     pub cgroup: PodCgroup,
     /// The CNI configuration list that it is attached with; `None` in the node's network.
     pub conflist: Option<String>,
+    /// What makes its containers, as it was configured when the pod was planned; `None` = our own runner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handler: Option<Handler>,
 }
 
 /// Directories and files of a pod. All lie beneath the daemon's own two directories.
@@ -160,10 +164,28 @@ fn scope(config: &Config, id: &PodId, spec: &PodSpec) -> Result<PodCgroup, Engin
     Ok(PodCgroup { path, made: Vec::new(), scope: Some(Scope { unit, slice: slice.name().to_owned() }) })
 }
 
+const USERNS_OPTIONS: &str = "config.linux.security_context.namespace_options.userns_options";
+
+/// What makes the pod's containers. A user namespace of the pod's own is our runner's alone: it takes idmapped
+/// layers that are mounted by the container's own first process.
+///
+/// # Errors
+/// `runtime_handler` for one that is not configured, or `userns_options`.
+pub fn handler(config: &Config, spec: &PodSpec) -> Result<Option<Handler>, EngineError> {
+    let name = spec.runtime_handler.as_str();
+    let found = config.handler(name).map_err(|why| EngineError::invalid("runtime_handler", why))?;
+    if found.is_some() && spec.namespaces.user_mapping().is_some() {
+        let why =
+            format!("the runtime_handler `{name}` gives no pod a user namespace of its own; `peapod` does");
+        return Err(EngineError::invalid(USERNS_OPTIONS, why));
+    }
+    Ok(found.cloned())
+}
+
 /// The plan of a pod. It is a function: nothing is made or looked up.
 ///
 /// # Errors
-/// As [`cgroup_path`].
+/// `runtime_handler`, or `userns_options` with a handler that has none; and as [`cgroup_path`].
 pub fn plan(
     config: &Config,
     id: PodId,
@@ -171,6 +193,7 @@ pub fn plan(
     facts: Facts,
     now: Timestamp,
 ) -> Result<PodPlan, EngineError> {
+    let handler = handler(config, &spec)?;
     let mut cgroup = cgroup(config, &id, &spec)?;
     if cgroup.scope.is_none() {
         cgroup.made = facts.missing_groups;
@@ -201,6 +224,7 @@ pub fn plan(
         pause: spec.namespaces.pid == NsMode::Pod,
         cgroup,
         conflist: facts.conflist,
+        handler,
         created_at: now,
         id,
         spec,
@@ -254,6 +278,30 @@ mod tests {
         let mapping = UserMapping { first_uid: 65_536, first_gid: 65_536, length: 65_536 };
         assert_eq!(pin(UserMode::Pod(mapping)), Some("/run/peapod/ns/abababababab/user".into()));
         assert_eq!((pin(UserMode::Node), pin(UserMode::Unmapped)), (None, None));
+    }
+
+    #[test]
+    fn the_handler_that_a_pod_names_is_in_its_plan_and_has_no_user_namespaces() {
+        use types::pod::{UserMapping, UserMode};
+        let runc = Handler::Oci { path: "/usr/bin/runc".into() };
+        let mut config = Config::default();
+        config.handlers.insert("runc".to_owned(), runc.clone());
+        let planned = |name: &str, user| {
+            let namespaces = Namespaces { user, ..Namespaces::default() };
+            let spec = PodSpec { runtime_handler: name.to_owned(), namespaces, ..PodSpec::default() };
+            plan(&config, id(), spec, Facts::default(), Timestamp(1)).map(|plan| plan.handler)
+        };
+        let mapping = UserMapping { first_uid: 65_536, first_gid: 65_536, length: 65_536 };
+        for (name, user) in [("", None), ("peapod", Some(UserMode::Pod(mapping)))] {
+            assert_eq!(planned(name, user).expect(name), None);
+        }
+        for user in [None, Some(UserMode::Node), Some(UserMode::Unmapped)] {
+            assert_eq!(planned("runc", user).expect("fine"), Some(runc.clone()));
+        }
+        let refused = planned("runc", Some(UserMode::Pod(mapping))).expect_err("refused").to_string();
+        assert!(refused.starts_with(USERNS_OPTIONS) && refused.contains("`runc`"), "{refused}");
+        let unknown = planned("kata", None).expect_err("unknown").to_string();
+        assert!(unknown.starts_with("runtime_handler: `kata`") && unknown.contains("`runc`"), "{unknown}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::{
     blocking::failed,
-    cdi, devices,
+    cdi, devices, handlers,
     lsm::Modules,
     pod,
     policy::Policy,
@@ -32,6 +32,7 @@ pub(super) fn write(pod: &PodPlan, plan: &ContainerPlan, mut spec: OciSpec, poli
     let labels = label(pod, plan, &mut spec)?;
     mount_image_volumes(pod, plan, &mut spec, labels.as_ref())?;
     make_log_directory(plan)?;
+    handlers::mount_root(pod, plan, labels.as_ref().map(|labels| labels.files.as_str()))?;
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -9,6 +9,7 @@ mod cdi;
 mod container;
 mod devices;
 mod files;
+pub(crate) mod handlers;
 mod lsm;
 mod network;
 mod pod;
@@ -35,6 +36,7 @@ use engine::{
         Whom,
     },
 };
+use handlers::Handlers;
 use image::Images;
 use net::{Network, netns::Pins};
 use policy::Policy;
@@ -59,6 +61,7 @@ pub(crate) struct LinuxHost {
     groups: PathBuf,
     policy: Arc<Policy>,
     user_namespaces: userns::Support,
+    handlers: Arc<Handlers>,
 }
 
 impl LinuxHost {
@@ -85,7 +88,13 @@ impl LinuxHost {
             groups: state.join("groups"),
             policy: Arc::new(config.into()),
             user_namespaces,
+            handlers: Arc::new(Handlers::new(config)),
         }
+    }
+
+    /// The configured handlers.
+    pub(crate) fn handlers(&self) -> Arc<Handlers> {
+        Arc::clone(&self.handlers)
     }
 
     /// The pod's scope, unless it is there.
@@ -116,8 +125,12 @@ impl Host for LinuxHost {
     }
 
     async fn check_pod(&self, spec: &PodSpec) -> Result<()> {
-        let spec = spec.clone();
-        blocking("looking at the pod's profiles", move || pod::check_profiles(&spec)).await
+        let (spec, handlers) = (spec.clone(), Arc::clone(&self.handlers));
+        blocking("looking at the pod's profiles", move || {
+            handlers.check_pod(&spec.runtime_handler)?;
+            pod::check_profiles(&spec)
+        })
+        .await
     }
 
     async fn network_plan(&self) -> Result<String> {
@@ -184,7 +197,11 @@ impl Host for LinuxHost {
             .await;
         }
         let (mounts, plan, groups) = (self.mounts.clone(), plan.clone(), self.groups.clone());
-        blocking("dropping the pod's cgroup", move || pod::drop_cgroup(&mounts, &plan, &groups)).await
+        blocking("dropping the pod's cgroup", move || {
+            handlers::drop_groups(&mounts, &plan)?;
+            pod::drop_cgroup(&mounts, &plan, &groups)
+        })
+        .await
     }
 
     async fn drop_pod_dirs(&self, plan: &PodPlan) -> Result<()> {
@@ -200,7 +217,11 @@ impl Host for LinuxHost {
         container::hold_image(&self.images, container)
     }
 
-    async fn make_rootfs(&self, _pod: &PodPlan, container: &ContainerPlan) -> Result<Rootfs> {
+    async fn make_rootfs(&self, pod: &PodPlan, container: &ContainerPlan) -> Result<Rootfs> {
+        if pod.handler.is_some() {
+            let (handlers, pod, plan) = (Arc::clone(&self.handlers), pod.clone(), container.clone());
+            blocking("asking the handler", move || handlers.check_container(&pod, &plan)).await?;
+        }
         let plan = container.clone();
         blocking("making the writable layer", move || container::make_rootfs(&plan)).await?;
         Ok(Rootfs::done())
@@ -252,8 +273,15 @@ impl Host for LinuxHost {
     async fn drop_container(&self, pod: &PodPlan, container: &ContainerPlan) -> Result<()> {
         // The shim's record first, so that nothing writes into the bundle any more.
         self.shims.forget(pod, container).await?;
-        let (mounts, plan) = (self.mounts.clone(), container.clone());
-        blocking("dropping the container", move || container::drop_host_side(&mounts, &plan)).await?;
+        let (mounts, pod, plan) = (self.mounts.clone(), pod.clone(), container.clone());
+        blocking("dropping the container", move || {
+            if pod.handler.is_some() {
+                container::kill_group(&mounts, &plan)?;
+                handlers::drop_container(&pod, &plan)?;
+            }
+            container::drop_host_side(&mounts, &plan)
+        })
+        .await?;
         self.images.release(&container.id);
         Ok(())
     }

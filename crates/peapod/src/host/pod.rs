@@ -2,7 +2,7 @@
 
 use super::{
     blocking::failed,
-    bundle, files,
+    bundle, files, handlers,
     lsm::Modules,
     selinux::{Labels, Selinux},
 };
@@ -165,6 +165,7 @@ fn is_mount_point(path: &Path) -> Result<bool> {
 /// All that [`make_dirs`] made, and bundles beneath it. The directory of writable layers goes only
 /// when it is empty: they belong to containers.
 pub(super) fn drop_dirs(plan: &PodPlan) -> Result<()> {
+    handlers::drop_pod(plan)?;
     if let Some(shm) = &plan.paths.shm {
         // Also when a crash let two be mounted over one another.
         while unmount(shm)? {}

@@ -101,6 +101,7 @@ impl Shims {
             pause: plan.pause,
             userns: plan.pins.user.clone(),
             log_line: self.log_line,
+            handler: plan.handler.clone(),
         };
         let shim = Shim::spawn(request).await.map_err(shim_error(DOING))?;
         self.keep(&plan.id, &shim);
@@ -158,7 +159,8 @@ impl Shims {
         let task = CreateTask {
             id: plan.id.to_string(),
             bundle: plan.bundle.clone(),
-            rootfs: vec![root_mount(pod, plan)],
+            // Another handler's is mounted already, where its program looks for it.
+            rootfs: if pod.handler.is_none() { vec![root_mount(pod, plan)] } else { Vec::new() },
             stdout: match (&pod.spec.log_directory, plan.spec.log_path.as_str()) {
                 (Some(directory), path) if !path.is_empty() => {
                     shim::log_address(&directory.display().to_string(), path)

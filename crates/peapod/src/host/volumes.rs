@@ -154,7 +154,7 @@ fn map_layers(at: &Path, facts: &VolumeFacts, userns: &Path) -> Result<Vec<PathB
 }
 
 /// Takes all mounts at a place away: a crash may have let two be mounted over one another.
-fn take_away(place: &Path) -> Result<()> {
+pub(super) fn take_away(place: &Path) -> Result<()> {
     loop {
         match unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}

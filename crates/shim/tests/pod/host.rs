@@ -109,6 +109,7 @@ impl Host {
             pause,
             userns: None,
             log_line,
+            handler: None,
         };
         let shim = Shim::spawn(request).await.expect("spawn the shim");
         let pid = shim.pod_state().await.expect("the shim answers").shim_pid;

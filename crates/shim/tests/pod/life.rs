@@ -283,6 +283,7 @@ async fn a_shim_that_cannot_serve_says_why_and_is_told_as_gone() {
         pause: false,
         userns: None,
         log_line: types::shim::LOG_LINE_DEFAULT,
+        handler: None,
     };
     let shim = Shim::spawn(request).await.expect("it starts");
     tokio::time::timeout(Duration::from_secs(60), shim.gone()).await.expect("and ends");
