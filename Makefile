@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 OUT    := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run stop build test check audit bench critest streams conformance conformance-spoil conformance-peer oci test-handlers test-kubelet test-vm conformance-vm install uninstall needs
+.PHONY: help run stop build test check audit bench critest streams conformance conformance-spoil conformance-peer oci test-handlers test-kubelet test-vm conformance-vm critest-vm install uninstall needs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,8 +71,11 @@ test-kubelet: build ## a stock kubelet 1.37 with the example's pod (root, Go)
 test-vm: build ## the suite of real pods on cgroup v2 with systemd, in a virtual machine (root)
 	tests/vm/pods
 
-conformance-vm: build ## our suite, critest, crictl and the systemd cgroup driver in that machine, AppArmor on (root, Go)
-	tests/vm/conformance
+conformance-vm: build ## our suite and the systemd cgroup driver's in that machine, AppArmor on (root, Go)
+	tests/vm/conformance systemd conformance
+
+critest-vm: build ## the whole of critest, and crictl, in that machine: a long half hour (root, Go)
+	tests/vm/conformance critest crictl
 
 bench: build ## figures beside containerd and runc, as ratios (root, Go)
 	tests/perf/bench

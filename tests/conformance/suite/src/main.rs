@@ -50,6 +50,9 @@ pub struct Arguments {
     /// How many cases run at a time.
     #[arg(long, default_value_t = 8)]
     jobs: usize,
+    /// Wait this many times as long for what does not come: for slow machines.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    patience: u32,
     /// Write the results there.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -92,6 +95,7 @@ fn start() -> Result<bool> {
     if chosen.is_empty() {
         bail!("no case has {:?} in its name or fields", arguments.filter);
     }
+    story::be_patient(arguments.patience);
     if arguments.list {
         for case in &chosen {
             println!("{}\n    {}\n    {}", case.name, case.source, case.fields.join(" "));

@@ -5,21 +5,17 @@ use crate::{
     call::Endpoints,
     case::{Case, Skip},
     known,
-    story::Test,
+    story::{Test, patience},
     tap::Tap,
     world::World,
 };
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-/// No case needs longer, or it hangs.
-const LONGEST: Duration = Duration::from_secs(120);
+/// Seconds. No case needs longer, or it hangs.
+const LONGEST: u64 = 120;
 
 /// How a case ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,17 +185,18 @@ async fn told(world: &Arc<World>, case: &Case, tap: &Arc<Tap>) -> Result<()> {
     let story = (case.story)(test.clone());
     // A story of its own task: what panics there is a failure here.
     let mut task = tokio::spawn(story);
-    let result = match tokio::time::timeout(LONGEST, &mut task).await {
+    let longest = patience(LONGEST);
+    let result = match tokio::time::timeout(longest, &mut task).await {
         Ok(Ok(result)) => result,
         Ok(Err(panic)) => Err(anyhow::anyhow!("panicked: {panic}")),
         Err(_) => {
             task.abort();
-            Err(anyhow::anyhow!("did not end within {} s", LONGEST.as_secs()))
+            Err(anyhow::anyhow!("did not end within {} s", longest.as_secs()))
         }
     };
-    let end = match tokio::time::timeout(LONGEST, test.end()).await {
+    let end = match tokio::time::timeout(longest, test.end()).await {
         Ok(end) => end,
-        Err(_) => Err(anyhow::anyhow!("clean-up did not end within {} s", LONGEST.as_secs())),
+        Err(_) => Err(anyhow::anyhow!("clean-up did not end within {} s", longest.as_secs())),
     };
     // The first failure is the story's.
     result.and(end)

@@ -1,15 +1,15 @@
 //! A websocket of the Kubernetes streaming protocol, as far as the cases need it: RFC 6455 by hand, channels of
 //! v4.channel.k8s.io.
 
+use crate::story::patience;
 use anyhow::{Context as _, Result, bail};
-use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
 /// Nothing takes longer here.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: u64 = 15;
 
 /// An open connection.
 #[derive(Debug)]
@@ -37,7 +37,9 @@ impl Socket {
             if head.len() > 16 << 10 {
                 bail!("a head without an end");
             }
-            let byte = tokio::time::timeout(PATIENCE, stream.read_u8()).await.context("no head in time")?;
+            let byte = tokio::time::timeout(patience(PATIENCE), stream.read_u8())
+                .await
+                .context("no head in time")?;
             head.push(byte.context("the head")?);
         }
         let head = String::from_utf8_lossy(&head).into_owned();
@@ -85,7 +87,7 @@ impl Socket {
     /// # Errors
     /// When nothing comes in time.
     pub async fn next(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
-        tokio::time::timeout(PATIENCE, self.message()).await.context("no message in time")?
+        tokio::time::timeout(patience(PATIENCE), self.message()).await.context("no message in time")?
     }
 
     async fn message(&mut self) -> Result<Option<(u8, Vec<u8>)>> {

@@ -11,7 +11,10 @@ use anyhow::{Context as _, Result, bail};
 use api::cri;
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tonic::Status;
@@ -697,7 +700,20 @@ pub fn put(path: &Path, text: &str) -> Result<()> {
     Ok(file.write_all(text.as_bytes())?)
 }
 
-/// Asks again until the answer is there, for at most fifteen seconds.
+static PATIENCE: AtomicU32 = AtomicU32::new(1);
+
+/// Makes every bound of a wait that many times as long, for the whole run.
+pub fn be_patient(times: u32) {
+    PATIENCE.store(times, Ordering::Relaxed);
+}
+
+/// How long to wait for what takes so many seconds at most on a machine that is not slow.
+#[must_use]
+pub fn patience(seconds: u64) -> Duration {
+    Duration::from_secs(seconds) * PATIENCE.load(Ordering::Relaxed)
+}
+
+/// Asks again until the answer is there, for at most fifteen seconds times the patience.
 ///
 /// # Errors
 /// When it does not come, or asking fails.
@@ -705,7 +721,7 @@ pub async fn until<T, F: Future<Output = Result<Option<T>>>>(
     what: &str,
     mut ask: impl FnMut() -> F,
 ) -> Result<T> {
-    let end = Instant::now() + Duration::from_secs(15);
+    let end = Instant::now() + patience(15);
     while Instant::now() < end {
         if let Some(answer) = ask().await? {
             return Ok(answer);

@@ -181,7 +181,7 @@ async fn next_of(events: &mut Events, id: &str) -> Result<cri::ContainerEventRes
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(15), wait).await.context("no event in time")?
+    tokio::time::timeout(crate::story::patience(15), wait).await.context("no event in time")?
 }
 
 async fn stopped(events: &mut Events, c: &Container) -> Result<cri::ContainerEventResponse> {

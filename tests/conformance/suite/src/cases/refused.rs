@@ -309,7 +309,7 @@ fn ids() -> Vec<Case> {
                 let c = t.container(|_| {}).await?;
                 // Refused, or taken as none: but the call must not hang.
                 let call = c.stop(-5);
-                let _ = tokio::time::timeout(std::time::Duration::from_secs(20), call).await?;
+                let _ = tokio::time::timeout(crate::story::patience(20), call).await?;
                 Ok(())
             },
         ),

@@ -452,8 +452,7 @@ async fn ports(t: &Test, port: u16, address: &str, ask: &[&str]) -> Result<()> {
                 return Ok(None);
             };
             let mut text = [0; 10];
-            let read =
-                tokio::time::timeout(std::time::Duration::from_secs(5), stream.read_exact(&mut text)).await;
+            let read = tokio::time::timeout(crate::story::patience(5), stream.read_exact(&mut text)).await;
             Ok((read.is_ok_and(|read| read.is_ok()) && &text == b"of the pod").then_some(()))
         })
         .await?;

@@ -40,6 +40,11 @@ async fn exec_socket(c: &Container, request: cri::ExecRequest) -> Result<Socket>
     Socket::open(&url(c, request).await?, V4).await
 }
 
+/// A shell's loop until its terminal has that size: nothing tells a client when its wish has come true.
+fn sized(size: &str) -> String {
+    format!("until [ \"$(stty size 2>&1)\" = \"{size}\" ]; do sleep 0.05; done;")
+}
+
 fn exec() -> Vec<Case> {
     let refuses = |name: &'static str, field: &'static str, change: fn(&mut cri::ExecRequest)| {
         case(name, EXEC, field, move |t: Test| async move {
@@ -92,13 +97,14 @@ fn exec() -> Vec<Case> {
             "ExecRequest.tty ExecRequest.stdin",
             |t: Test| async move {
                 let c = t.container(|_| {}).await?;
-                let mut request =
-                    request(&c, &["/bin/sh", "-c", "tty; stty size; read x; stty size; echo done"]);
+                let mut request = request(
+                    &c,
+                    &["/bin/sh", "-c", &format!("tty; read x; {} stty size; echo done", sized("37 101"))],
+                );
                 (request.tty, request.stdin, request.stderr) = (true, true, false);
                 let mut socket = exec_socket(&c, request).await?;
                 socket.until(1, "/dev/pts/").await?;
                 socket.send(4, b"{\"Width\":101,\"Height\":37}").await?;
-                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
                 socket.send(0, b"\n").await?;
                 let text = socket.until(1, "done").await?;
                 has("its size", &text, "37 101")
@@ -270,14 +276,16 @@ fn attach() -> Vec<Case> {
                 let c = t
                     .container(|c| {
                         (c.stdin, c.tty) = (true, true);
-                        c.script("read line; stty size; echo heard $line; sleep 1000; :");
+                        c.script(&format!(
+                            "read line; {} stty size; echo heard $line; sleep 1000; :",
+                            sized("20 90")
+                        ));
                     })
                     .await?;
                 let mut request = to(&c);
                 (request.stdin, request.tty, request.stderr) = (true, true, false);
                 let mut socket = Socket::open(&attach_url(&t, request).await?, V4).await?;
                 socket.send(4, b"{\"Width\":90,\"Height\":20}").await?;
-                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
                 socket.send(0, b"hello\n").await?;
                 let text = socket.until(1, "heard hello").await?;
                 has("its size", &text, "20 90")
@@ -482,9 +490,9 @@ fn sync() -> Vec<Case> {
                 let c = t.container(|_| {}).await?;
                 let began = Instant::now();
                 let call = c.exec(&["/bin/sh", "-c", "sleep 5432 & sleep 6543; :"], 1);
-                let answer = tokio::time::timeout(std::time::Duration::from_secs(20), call)
+                let answer = tokio::time::timeout(crate::story::patience(20), call)
                     .await
-                    .context("no answer in 20 s")?;
+                    .context("no answer in time")?;
                 refused("the call", answer, &[Code::DeadlineExceeded])?;
                 between("seconds", began.elapsed().as_secs_f64(), 0.9, 8.0)?;
                 let left = c.sh("ps -o args").await?;
@@ -500,9 +508,9 @@ fn sync() -> Vec<Case> {
                 let c = t.container(|_| {}).await?;
                 let began = Instant::now();
                 let call = c.exec(&["/bin/sh", "-c", "sleep 7654 & echo started"], 0);
-                let answer = tokio::time::timeout(std::time::Duration::from_secs(20), call)
+                let answer = tokio::time::timeout(crate::story::patience(20), call)
                     .await
-                    .context("no answer in 20 s")??;
+                    .context("no answer in time")??;
                 has("stdout", &String::from_utf8(answer.stdout)?, "started")?;
                 between("seconds", began.elapsed().as_secs_f64(), 0.0, 15.0)
             },
