@@ -82,6 +82,12 @@ struct Global {
     log_json: bool,
 }
 
+/// What this runtime can do: features.md of the runtime specification, as JSON.
+#[must_use]
+pub fn features() -> String {
+    describe::capabilities().to_string()
+}
+
 /// Runs one command; `args` with the program's name first. The process must have one thread.
 #[must_use]
 pub fn main(args: Vec<OsString>) -> ExitCode {

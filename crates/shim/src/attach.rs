@@ -3,7 +3,7 @@
 //! One chunk is on its way to the clients at a time, and no more of the container's output is read
 //! before all of them have it: a client that is slow slows the container down, and with it its log. So
 //! that none can do that for ever, one that does not take a chunk (at most 32 KiB) in [`PATIENCE`] is
-//! let go.
+//! let go. A containerd is such a client too, but one that stays: it writes the log.
 
 use crate::fifo;
 use crate::poll::{End, Interest, Poll, Source, Stream, Watched};
@@ -32,6 +32,8 @@ struct Attachment {
     stdin: Option<Watched>,
     stdout: Option<Tap>,
     stderr: Option<Tap>,
+    /// It is never let go.
+    lasting: bool,
 }
 
 impl Attachment {
@@ -52,8 +54,8 @@ impl Attachment {
 struct Chunk {
     stream: Stream,
     bytes: Vec<u8>,
-    /// Who does not have it then is let go.
-    until: Instant,
+    /// Who does not have it then is let go; none: they are waited for.
+    until: Option<Instant>,
 }
 
 /// The clients of one container.
@@ -78,6 +80,28 @@ impl Attachments {
         stderr: Option<OwnedFd>,
         poll: &Poll,
     ) -> std::io::Result<()> {
+        self.take_on(key, [stdin, stdout, stderr], false, poll)
+    }
+
+    /// Takes a client on that is never let go, however long it reads nothing.
+    pub(crate) fn add_lasting(
+        &mut self,
+        key: u32,
+        stdin: Option<OwnedFd>,
+        stdout: Option<OwnedFd>,
+        stderr: Option<OwnedFd>,
+        poll: &Poll,
+    ) -> std::io::Result<()> {
+        self.take_on(key, [stdin, stdout, stderr], true, poll)
+    }
+
+    fn take_on(
+        &mut self,
+        key: u32,
+        [stdin, stdout, stderr]: [Option<OwnedFd>; 3],
+        lasting: bool,
+        poll: &Poll,
+    ) -> std::io::Result<()> {
         let watched = |fd, end| Watched::new(fd, Source::Attached(key, end));
         // What is on its way was said before this client came.
         let sent = self.chunk.as_ref().map_or(0, |chunk| chunk.bytes.len());
@@ -89,7 +113,8 @@ impl Attachments {
         };
         let stdout = tap(stdout, End::Stdout)?;
         let stderr = tap(stderr, End::Stderr)?;
-        let attachment = Attachment { key, stdin: stdin.map(|fd| watched(fd, End::Stdin)), stdout, stderr };
+        let stdin = stdin.map(|fd| watched(fd, End::Stdin));
+        let attachment = Attachment { key, stdin, stdout, stderr, lasting };
         if !attachment.is_empty() {
             self.list.push(attachment);
         }
@@ -108,7 +133,7 @@ impl Attachments {
 
     /// When the next client is let go.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.chunk.as_ref().map(|chunk| chunk.until)
+        self.chunk.as_ref().and_then(|chunk| chunk.until)
     }
 
     /// Gives all clients what the container wrote. None may be behind.
@@ -121,7 +146,7 @@ impl Attachments {
             behind |= !give(attachment, stream, bytes, poll);
         }
         if behind {
-            let until = Instant::now() + PATIENCE;
+            let until = Some(Instant::now() + PATIENCE);
             self.chunk = Some(Chunk { stream, bytes: bytes.to_vec(), until });
         }
         self.list.retain(|attachment| !attachment.is_empty());
@@ -147,11 +172,15 @@ impl Attachments {
 
     /// Lets those go who do not have the chunk in time; gives their keys.
     pub(crate) fn expire(&mut self, now: Instant, poll: &Poll) -> Vec<u32> {
-        let Some(chunk) = self.chunk.take_if(|chunk| chunk.until <= now) else { return Vec::new() };
+        let over = |chunk: &&mut Chunk| chunk.until.is_some_and(|until| until <= now);
+        let Some(chunk) = self.chunk.as_mut().filter(over) else { return Vec::new() };
+        // Who is left behind then stays, and is waited for.
+        chunk.until = None;
         let mut gone = Vec::new();
         for attachment in &mut self.list {
+            let lasting = attachment.lasting;
             let tap = attachment.tap(chunk.stream);
-            if tap.as_ref().is_some_and(|tap| tap.sent < chunk.bytes.len()) {
+            if !lasting && tap.as_ref().is_some_and(|tap| tap.sent < chunk.bytes.len()) {
                 // All of it: half a session is none.
                 drop_tap(&mut attachment.stdout, poll);
                 drop_tap(&mut attachment.stderr, poll);
@@ -319,6 +348,32 @@ mod tests {
         assert_eq!(attachments.expire(until, &poll), [2]);
         assert!(!attachments.is_behind() && attachments.has(1) && !attachments.has(2));
         assert_eq!(attachments.deadline(), None);
+        drop(slow);
+    }
+
+    #[test]
+    fn a_client_that_stays_is_waited_for_and_gets_each_byte() {
+        let poll = Poll::new().expect("epoll");
+        let mut attachments = Attachments::default();
+        let (mut lasting, writer) = std::io::pipe().expect("pipe");
+        sys::rustix::io::ioctl_fionbio(&writer, true).expect("non-blocking");
+        attachments.add_lasting(1, None, Some(writer.into()), None, &poll).expect("add");
+        let slow = client(&mut attachments, 2, &poll);
+        let mut chunks = 0;
+        while !attachments.is_behind() {
+            attachments.offer(Stream::Stdout, &[7; 32_768], &poll);
+            chunks += 1;
+        }
+        let until = attachments.deadline().expect("somebody is behind");
+        assert_eq!(attachments.expire(until, &poll), [2], "the other one is let go");
+        assert!(attachments.is_behind() && attachments.deadline().is_none());
+        let mut got = 0;
+        while attachments.is_behind() {
+            got += read(&mut lasting, 16_384).len();
+            assert_eq!(poll.wait(None).expect("wait"), [Source::Attached(1, End::Stdout)]);
+            attachments.on_output(1, End::Stdout, &poll);
+        }
+        assert_eq!(read(&mut lasting, chunks * 32_768 - got).len() + got, chunks * 32_768);
         drop(slow);
     }
 

@@ -15,6 +15,7 @@ use crate::connection::ReplyTo;
 use crate::input::Input;
 use crate::launch::Process;
 use crate::output::Output;
+use crate::stdio::Held;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use sys::rustix::fd::OwnedFd;
@@ -66,6 +67,8 @@ pub(crate) struct Container {
     /// As in the request, for State.
     pub(crate) stdout: String,
     /// As in the request, for State.
+    pub(crate) stderr: String,
+    /// As in the request, for State.
     pub(crate) stdin: String,
     /// Where it is in its life.
     pub(crate) state: State,
@@ -77,6 +80,10 @@ pub(crate) struct Container {
     pub(crate) output: Output,
     /// Its standard input, as far as clients write to it.
     pub(crate) input: Input,
+    /// The other ends of containerd's FIFOs.
+    pub(crate) held: Option<Box<Held>>,
+    /// Its processes are frozen.
+    pub(crate) paused: bool,
     /// Another descriptor of its terminal, to resize it.
     pub(crate) terminal: Option<OwnedFd>,
     /// Nanoseconds since the Unix epoch; 0 = not started.
@@ -136,12 +143,22 @@ impl Container {
         }
     }
 
+    /// Lets go of FIFOs that nobody needs any more; while the process writes, none is.
+    pub(crate) fn let_fifos_go(&mut self, now: Instant) {
+        if let Some(held) = &mut self.held
+            && held.deadline().is_none_or(|at| at <= now)
+        {
+            held.let_go(&self.output, now);
+        }
+    }
+
     /// When the loop has to look at it again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let ending = match &self.state {
             State::Ending(ending) => Some(ending.until),
             State::Created | State::Running | State::Exited(_) => None,
         };
-        [ending, self.retry_at, self.output.attached.deadline()].into_iter().flatten().min()
+        let held = self.held.as_ref().and_then(|held| held.deadline());
+        [ending, self.retry_at, held, self.output.attached.deadline()].into_iter().flatten().min()
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One thread, one loop over descriptors ([`mod@serve`]), no memory that is not needed while the pod is
 //! idle. It serves containerd's Task and Sandbox API and a service of our own over ttrpc on a socket
-//! that it gets as its standard input, listening: whoever starts it connects at once.
+//! that it gets as its standard input, listening: whoever starts it connects at once. That is our daemon,
+//! or `start` of this program, which a stock containerd executes ([`mod@containerd`]).
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +11,7 @@ mod attach;
 mod capture;
 mod connection;
 mod container;
+mod containerd;
 mod exec;
 mod exitfile;
 mod fifo;
@@ -24,26 +26,34 @@ mod output;
 mod pause;
 mod pod;
 mod poll;
+mod publish;
 mod reaper;
 mod sandbox;
 mod serve;
 mod session;
 mod spill;
+mod stats;
+mod stdio;
 mod task;
 mod terminal;
 #[cfg(test)]
 mod testing;
 mod wire;
 
+use containerd::Origin;
 use serve::Options;
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use types::handler::Handler;
 use types::shim::{LOG_LINE, LOG_LINE_DEFAULT};
 
 /// Exit code of a command line that is not understood.
 const USAGE: u8 = 2;
+
+/// What `--version` says.
+const VERSION: &str = concat!("containerd-shim-peapod-v1 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// Name of the OCI runtime's command line, as a command and as the program's own name.
 const RUNC: &str = "runc";
@@ -56,20 +66,27 @@ containerd-shim-peapod-v1: the parent of one pod's containers
         serve ttrpc on the listening socket that is the standard input;
         --pause holds one PID namespace for all containers, in the user namespace of --userns;
         --log-line is the longest piece of a line in one record of a log (16384);
-        --oci PROGRAM makes the containers by the command line of another OCI runtime (runc, crun, youki)
+        --oci PROGRAM makes the containers by the command line of another OCI runtime (runc, crun, youki);
+        --containerd-namespace NAME --socket PATH [--events PATH]: for the containerd of that name,
+        which gets events at its ttrpc socket; the shim removes its own socket at its end
+  -namespace NAME -id ID -address ADDRESS [-bundle DIRECTORY] [-debug] start | delete
+        as containerd executes a shim (runtime_type io.containerd.peapod.v1): start one for the pod of
+        the container whose bundle is the working directory, or end what is left of the container
+  -info
+        what the runtime can do, for containerd
   hold  keep a scope of systemd, from a byte on the standard input on
   runc ...
         an OCI runtime's command line: create, start, state, kill, delete, exec, features
   --version, -v
   --help, -h
 
-The daemon starts it; `start` and `delete` of containerd's shim protocol are not there yet.
+The daemon starts it, or a stock containerd: see docs/containerd.md.
 ";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
-    if std::path::Path::new(&name).file_name() == Some(RUNC.as_ref()) {
+    if Path::new(&name).file_name() == Some(RUNC.as_ref()) {
         return runner::front::main(std::iter::once(name).chain(arguments).collect());
     }
     let command = arguments.next().unwrap_or_default();
@@ -84,10 +101,11 @@ fn main() -> ExitCode {
         },
         // From here on it goes by that name, also when it executes itself anew.
         Some(RUNC) => runner::front::main(std::iter::once(command).chain(arguments).collect()),
-        Some("--version" | "-v") => {
-            tell(&format!("containerd-shim-peapod-v1 {}\n", env!("CARGO_PKG_VERSION")))
-        }
+        Some("--version" | "-v") => tell(VERSION),
         Some("--help" | "-h") => tell(HELP),
+        Some(flag) if flag.starts_with('-') => {
+            containerd::main(Path::new(&name), std::iter::once(command).chain(arguments))
+        }
         Some(_) | None => {
             say(&format!("unknown command {}; see --help\n", command.display()), ExitCode::from(USAGE))
         }
@@ -122,6 +140,7 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Str
     let (mut id, mut directory, mut seccomp_cache, mut pause, mut userns) = (None, None, None, false, None);
     let mut log_line = LOG_LINE_DEFAULT;
     let mut handler = None;
+    let (mut namespace, mut socket, mut events) = (None, None, None);
     while let Some(name) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{}: a value is missing", name.display()));
         match name.to_str() {
@@ -136,9 +155,21 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Str
                 log_line = bytes.filter(|bytes| LOG_LINE.contains(bytes)).ok_or_else(wrong)?;
             }
             Some("--oci") => handler = Some(Handler::Oci { path: value()?.into() }),
+            Some("--containerd-namespace") => {
+                let text = value()?.into_string();
+                namespace = Some(text.map_err(|_| "--containerd-namespace: want UTF-8".to_owned())?);
+            }
+            Some("--socket") => socket = Some(value()?.into()),
+            Some("--events") => events = Some(value()?.into()),
             Some(_) | None => return Err(format!("unknown option {}; see --help", name.display())),
         }
     }
+    let origin = match (namespace, socket) {
+        (Some(namespace), Some(socket)) => Some(Origin { namespace, events, socket }),
+        (None, None) if events.is_none() => None,
+        (None, _) => return Err("--containerd-namespace is missing".to_owned()),
+        (Some(_), None) => return Err("--socket is missing".to_owned()),
+    };
     Ok(Options {
         id: id.ok_or("--id is missing")?,
         directory: directory.ok_or("--dir is missing")?,
@@ -147,6 +178,7 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Str
         userns,
         log_line,
         handler,
+        origin,
     })
 }
 
@@ -173,6 +205,7 @@ mod tests {
                 userns: Some("/u".into()),
                 log_line: 16 << 10,
                 handler: Some(Handler::Oci { path: "/usr/bin/runc".into() }),
+                origin: None,
             }
         );
         let line = |text: &str| parse(&["--id", "a", "--dir", "/d", "--log-line", text]);
@@ -184,6 +217,22 @@ mod tests {
         }
         for bad in [&["--id", "a"][..], &["--dir", "/d"], &["--id"], &["--id", "a", "--dir", "/d", "--x"]] {
             assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_shim_of_containerds_knows_its_namespace_and_its_socket() {
+        let with = |more: &[&str]| parse(&[&["--id", "a", "--dir", "/d"], more].concat());
+        let origin = Origin { namespace: "n".to_owned(), events: Some("/e".into()), socket: "/s".into() };
+        let all = ["--containerd-namespace", "n", "--socket", "/s", "--events", "/e"];
+        assert_eq!(with(&all).expect("fine").origin, Some(origin));
+        assert!(with(&all[..4]).expect("fine").origin.expect("one").events.is_none());
+        for (few, missing) in [
+            (&all[..2], "--socket"),
+            (&all[2..4], "--containerd-namespace"),
+            (&all[4..], "--containerd-namespace"),
+        ] {
+            assert!(with(few).expect_err("refused").starts_with(missing), "{few:?}");
         }
     }
 }

@@ -63,6 +63,8 @@ pub(crate) enum Source {
     Attached(u32, End),
     /// A container's input.
     Input(u32),
+    /// The connection on which events go to containerd.
+    Events,
 }
 
 impl Source {
@@ -76,6 +78,7 @@ impl Source {
             Self::Exec(id, Stream::Stdout) => (6, id),
             Self::Exec(id, Stream::Stderr) => (7, id),
             Self::Input(id) => (8, id),
+            Self::Events => (9, 0),
             Self::Session(id, end) => (16 + end.number(), id),
             Self::Attached(id, end) => (24 + end.number(), id),
         };
@@ -96,6 +99,7 @@ impl Source {
             6 => Self::Exec(id, Stream::Stdout),
             7 => Self::Exec(id, Stream::Stderr),
             8 => Self::Input(id),
+            9 => Self::Events,
             kind @ 16..24 => Self::Session(id, end(16, kind)?),
             kind @ 24..32 => Self::Attached(id, end(24, kind)?),
             _ => return None,
@@ -226,6 +230,7 @@ mod tests {
             Source::Attached(3, End::Stdin),
             Source::Attached(3, End::Stdout),
             Source::Input(4),
+            Source::Events,
         ] {
             assert_eq!(Source::of(source.name()), Some(source));
         }

@@ -113,7 +113,9 @@ impl Shim {
         container.terminal = None;
         container.state = State::Exited(record.clone());
         let waiting = std::mem::take(&mut container.waiting);
+        let pid = container.process.pid();
         self.after_output(index);
+        self.tell_exit(pid, &record);
         for reply_to in waiting {
             let answer = crate::task::wait_response(&record);
             self.reply(reply_to, answer);
@@ -131,6 +133,7 @@ impl Shim {
             self.log(&text);
         }
         let container = &mut self.containers[index];
+        container.let_fifos_go(Instant::now());
         if stuck || container.unsaved {
             container.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
         } else {

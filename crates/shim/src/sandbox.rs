@@ -94,9 +94,13 @@ impl Shim {
     /// Kills all containers and answers when the last end is told; `leave` then ends the shim.
     pub(crate) fn stop_all(&mut self, reply_to: ReplyTo, leave: bool) -> Result<Option<Payload>, Refusal> {
         bounded(self.stops.len(), "stop")?;
-        for container in self.containers.iter().filter(|container| container.is_alive()) {
-            let killed = container.process.cgroup().kill();
-            killed.map_err(|e| Refusal::internal("kill the containers", &e))?;
+        for index in 0..self.containers.len() {
+            let container = &self.containers[index];
+            if container.is_alive() {
+                let killed = container.process.cgroup().kill();
+                killed.map_err(|e| Refusal::internal("kill the containers", &e))?;
+                self.thaw(index)?;
+            }
         }
         self.stops.push((reply_to, leave));
         self.finish_stops();
@@ -134,6 +138,7 @@ impl Shim {
             let _ = sys::rustix::process::kill_process(pause, sys::rustix::process::Signal::KILL);
             let _ = sys::rustix::process::waitpid(Some(pause), sys::rustix::process::WaitOptions::empty());
         }
+        self.leave_containerd();
         self.done = true;
     }
 }

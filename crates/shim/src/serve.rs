@@ -2,6 +2,7 @@
 
 use crate::connection::{Call, Closed, Connection, ReplyTo};
 use crate::container::Container;
+use crate::containerd::{Containerd, Origin};
 use crate::exec::Exec;
 use crate::launch::Handler;
 use crate::output::Scratch;
@@ -47,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) log_line: usize,
     /// What makes the containers; none: our own runner.
     pub(crate) handler: Option<types::handler::Handler>,
+    /// A containerd started it, and not our daemon.
+    pub(crate) origin: Option<Origin>,
 }
 
 /// The whole shim.
@@ -91,6 +94,8 @@ pub(crate) struct Shim {
     pub(crate) mounts: Option<cgroup::Mounts>,
     /// When the shim started, nanoseconds since the Unix epoch.
     pub(crate) created_at: i64,
+    /// The containerd that started it.
+    pub(crate) containerd: Option<Box<Containerd>>,
     next_key: u32,
     /// There is memory to give back.
     busy: bool,
@@ -117,7 +122,10 @@ pub(crate) fn serve(options: Options) -> io::Result<()> {
     let mut shim = Shim::new(options.id, seccomp_cache, listener, signals, pause)?;
     shim.log_line = options.log_line;
     shim.handler = Handler::new(options.handler, &options.directory);
-    shim.run()
+    shim.containerd = options.origin.map(Containerd::new).transpose()?.map(Box::new);
+    shim.run()?;
+    shim.last_words();
+    Ok(())
 }
 
 /// Takes the listening socket off standard input, which becomes /dev/null.
@@ -170,6 +178,7 @@ impl Shim {
             handler: Handler::default(),
             mounts: None,
             created_at: crate::framing::now_nanos(),
+            containerd: None,
             next_key: 0,
             busy: true,
             done: false,
@@ -209,6 +218,7 @@ impl Shim {
             Source::Session(key, end) => self.on_session(key, end),
             Source::Attached(key, end) => self.on_attached(key, end),
             Source::Input(key) => self.on_input(key),
+            Source::Events => self.on_events(),
         }
     }
 
@@ -228,12 +238,14 @@ impl Shim {
     fn deadline(&self) -> Option<Instant> {
         let containers = self.containers.iter().filter_map(Container::deadline);
         let execs = self.execs.iter().filter_map(Exec::deadline);
-        containers.chain(execs).chain(self.sessions.iter().filter_map(Session::deadline)).min()
+        let sessions = self.sessions.iter().filter_map(Session::deadline);
+        containers.chain(execs).chain(sessions).chain(self.events_deadline()).min()
     }
 
     fn on_time(&mut self, now: Instant) {
         for index in 0..self.containers.len() {
             self.let_slow_clients_go(index, now);
+            self.containers[index].let_fifos_go(now);
             let container = &self.containers[index];
             if container.retry_at.is_some_and(|at| at <= now) {
                 self.retry(index, now);
@@ -243,6 +255,7 @@ impl Shim {
         }
         self.execs_on_time(now);
         self.sessions_on_time(now);
+        self.events_on_time(now);
     }
 
     fn on_output(&mut self, key: u32, stream: Stream) {
@@ -340,7 +353,8 @@ impl Shim {
             "containerd.task.v2.Task" | "containerd.task.v3.Task" => {
                 self.task_call(reply_to, &request.method, &request.payload)
             }
-            "containerd.runtime.sandbox.v1.Sandbox" => {
+            // containerd's own controller makes the pod; with that of a shim there would be no network.
+            "containerd.runtime.sandbox.v1.Sandbox" if !self.is_containerds() => {
                 self.sandbox_call(reply_to, &request.method, &request.payload)
             }
             types::shim::SERVICE => self.pod_call(reply_to, &request.method, &request.payload),

@@ -188,6 +188,7 @@ impl Shim {
         let stderr = Ends::output("stderr", stderr)?;
         let made = Made { process, stdin: stdin.own, stdout: stdout.own, stderr: stderr.own, size: None };
         let key = self.next_key();
+        self.tell_exec_added(&request.id, &request.exec_id);
         self.sessions.push(Session {
             key,
             container: self.containers[index].key,
@@ -247,7 +248,9 @@ impl Shim {
                 let session = &mut self.sessions[index];
                 session.state = State::Running { pid, cgroup };
                 session.console = console;
-                Ok(session.pid())
+                let pid = session.pid();
+                self.tell_exec_started(container, id, pid);
+                Ok(pid)
             }
             Err(refusal) => {
                 self.tell_session(index);
@@ -355,10 +358,10 @@ impl Shim {
     /// Tells the end of a process if what its terminal showed is with the client, or its time is over.
     fn settle_session(&mut self, index: usize, now: Instant) {
         let session = &mut self.sessions[index];
-        let (end, over) = match &session.state {
+        let (end, over, told) = match &session.state {
             State::Made(_) | State::Running { .. } => return,
-            State::Ending { end, until } => (*end, *until <= now),
-            State::Ended(end) => (*end, true),
+            State::Ending { end, until } => (*end, *until <= now, false),
+            State::Ended(end) => (*end, true, true),
         };
         let drained = match &mut session.console {
             Some(console) => console.drain(&self.poll, &mut self.scratch),
@@ -370,7 +373,20 @@ impl Shim {
         if drained || over {
             let session = &mut self.sessions[index];
             session.state = State::Ended(end);
+            if !told {
+                self.tell_session_exit(index, end);
+            }
             self.tell_session(index);
+        }
+    }
+
+    /// Publishes an end, if there is a containerd.
+    fn tell_session_exit(&mut self, index: usize, end: Ended) {
+        let session = &self.sessions[index];
+        let container = self.containers.iter().find(|container| container.key == session.container);
+        if let Some(container) = container.filter(|_| self.is_containerds()) {
+            let (container, id) = (container.id.clone(), session.id.clone());
+            self.tell_end(&container, &id, end.pid, end.code, end.at);
         }
     }
 

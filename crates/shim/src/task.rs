@@ -2,21 +2,22 @@
 
 use crate::connection::ReplyTo;
 use crate::container::{Container, State};
+use crate::containerd::options;
 use crate::framing::now_nanos;
 use crate::input::Input;
-use crate::launch::{self, NotStarted, Process, Wanted};
-use crate::logfile::LogFile;
+use crate::launch::{self, NotStarted, Process};
 use crate::output::Output;
 use crate::serve::{Shim, bounded};
+use crate::stdio::Streams;
 use crate::wire::{Payload, Refusal, chain};
 use cgroup::Cgroup;
 use containerd_shim_protos::{api, protobuf::well_known_types::timestamp::Timestamp};
 use protobuf::MessageField;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use sys::rustix::process::Signal;
 use sys::rustix::termios::{Winsize, tcsetwinsize};
 use ttrpc::proto::Code;
-use types::shim::{ExitRecord, LOG_SCHEME, Phase, STDIN_HELD, STDIN_ONCE, log_place};
+use types::shim::{ExitRecord, Phase};
 
 /// Containers of one pod that one shim takes.
 const MOST_CONTAINERS: usize = 1024;
@@ -83,7 +84,10 @@ impl Shim {
             "Wait" => self.wait(reply_to, &decode(payload)?),
             "Connect" => self.connect(&decode(payload)?),
             "Shutdown" => self.shutdown(reply_to, &decode(payload)?),
-            // Pause, Resume, Checkpoint, Stats among them.
+            "Stats" => self.stats(&decode(payload)?),
+            "Pause" => self.pause(&decode(payload)?),
+            "Resume" => self.resume(&decode(payload)?),
+            // Checkpoint among them.
             _ => Err(Refusal::unimplemented(&format!("method {method}"))),
         }
     }
@@ -100,6 +104,9 @@ impl Shim {
     pub(crate) fn running(&self, id: &str) -> Result<usize, Refusal> {
         let index = self.find(id)?;
         match &self.containers[index].state {
+            State::Running if self.containers[index].paused => {
+                Err(Refusal::state(format!("container {id} is paused")))
+            }
             State::Running => Ok(index),
             State::Created => Err(Refusal::state(format!("container {id} is not started"))),
             State::Ending(_) | State::Exited(_) => Err(Refusal::state(format!("container {id} has ended"))),
@@ -129,38 +136,40 @@ impl Shim {
         if !bundle.is_absolute() {
             return Err(Refusal::invalid("bundle: want an absolute path"));
         }
-        self.spare_descriptors()?;
-        let log = open_log(&request.stdout)?;
-        if !request.stderr.is_empty() && request.stderr != request.stdout {
-            return Err(Refusal::invalid("stderr: goes where stdout goes; want the same address or none"));
+        if request.rootfs.iter().any(|mount| !mount.target.is_empty()) {
+            return Err(Refusal::unimplemented("rootfs: a mount with a target"));
         }
-        let (hold_stdin, once) = match request.stdin.as_str() {
-            "" => (false, false),
-            STDIN_HELD => (true, false),
-            // A terminal stays open: its input has no end.
-            STDIN_ONCE => (true, !request.terminal),
-            _ => {
-                return Err(Refusal::invalid(format!("stdin: want nothing, {STDIN_HELD} or {STDIN_ONCE}")));
+        options::check(request.options.as_ref())?;
+        self.spare_descriptors()?;
+        let client = self.next_key();
+        let Streams { log, mut attached, held, wanted, once } = Streams::open(&request, client, &self.poll)?;
+        let made = match launch::create(self, &request.id, &bundle, &request.rootfs, wanted) {
+            Ok(made) => made,
+            Err(refusal) => {
+                attached.close(&self.poll);
+                return Err(refusal);
             }
         };
-        // Output without a log is read all the same: clients may attach.
-        let output = !request.stdout.is_empty();
-        let wanted = Wanted { terminal: request.terminal, stdin: hold_stdin, output };
-        let made = launch::create(self, &request.id, &bundle, &request.rootfs, wanted)?;
         let launch::Made { process, stdout, stderr, input, terminal } = made;
         let pid = process.pid();
         let key = self.next_key();
+        let mut output = Output::new(log, self.log_line, stdout, stderr);
+        output.attached = attached;
+        self.tell_created(&request, pid);
         self.containers.push(Container {
             id: request.id,
             key,
             bundle,
             stdout: request.stdout,
+            stderr: request.stderr,
             stdin: request.stdin,
             state: State::Created,
             process,
             oom_kills_before: 0,
-            output: Output::new(log, self.log_line, stdout, stderr),
+            output,
             input: input.map_or_else(Input::default, |target| Input::new(key, target, once)),
+            held,
+            paused: false,
             terminal,
             started_at: 0,
             waiting: Vec::new(),
@@ -168,7 +177,10 @@ impl Shim {
             unsaved: false,
             retry_at: None,
         });
-        self.after_output(self.containers.len() - 1);
+        let index = self.containers.len() - 1;
+        let container = &mut self.containers[index];
+        container.input.watch(&mut container.output.attached, &self.poll);
+        self.after_output(index);
         now(&api::CreateTaskResponse { pid, ..api::CreateTaskResponse::default() })
     }
 
@@ -186,7 +198,9 @@ impl Shim {
             Ok(()) => {
                 container.state = State::Running;
                 container.started_at = now_nanos();
-                now(&api::StartResponse { pid: container.process.pid(), ..api::StartResponse::default() })
+                let pid = container.process.pid();
+                self.tell_started(&request.id, pid);
+                now(&api::StartResponse { pid, ..api::StartResponse::default() })
             }
             // It was killed while it waited: that end is told as any other.
             Err(NotStarted::NotWaiting) => {
@@ -220,6 +234,8 @@ impl Shim {
         container.process.kill(signal, request.all)?;
         if signal == Signal::KILL {
             self.containers[index].oom_kills_before = kills;
+            // A frozen process ends only when it is thawed.
+            self.thaw(index)?;
         }
         done()
     }
@@ -255,6 +271,7 @@ impl Shim {
         for failed in container.process.removed() {
             self.log(&failed);
         }
+        self.tell_deleted(&request.id, &response);
         now(&response)
     }
 
@@ -265,6 +282,7 @@ impl Shim {
         let container = &self.containers[self.find(&request.id)?];
         let status = match container.phase() {
             Phase::Created => api::Status::CREATED,
+            Phase::Running if container.paused => api::Status::PAUSED,
             Phase::Running => api::Status::RUNNING,
             Phase::Exited => api::Status::STOPPED,
             Phase::Unknown => api::Status::UNKNOWN,
@@ -277,6 +295,7 @@ impl Shim {
             status: status.into(),
             stdin: container.stdin.clone(),
             stdout: container.stdout.clone(),
+            stderr: container.stderr.clone(),
             terminal: container.terminal.is_some(),
             exit_status: exit.map_or(0, |record| record.code),
             exited_at: timestamp(exit.map_or(0, |record| record.exited_at)),
@@ -286,7 +305,13 @@ impl Shim {
 
     fn pids(&mut self, request: &api::PidsRequest) -> Result<Option<Payload>, Refusal> {
         let index = self.find(&request.id)?;
-        let pids = self.containers[index].process.cgroup().processes();
+        let container = &self.containers[index];
+        if self.is_containerds() && container.exit().is_some() {
+            // No processes: a containerd that has just started would take that for a shim to be cleaned up,
+            // and lose the exit code (containerd:core/runtime/v2/shim_load.go shouldCleanupShim).
+            return Err(Refusal::state(format!("container {} has ended", container.id)));
+        }
+        let pids = container.process.cgroup().processes();
         let pids = pids.map_err(|e| Refusal::internal("list the processes", &e))?;
         let process = |pid: i32| api::ProcessInfo { pid: pid.unsigned_abs(), ..api::ProcessInfo::default() };
         now(&api::PidsResponse {
@@ -327,7 +352,11 @@ impl Shim {
         let index = self.find(&request.id)?;
         if request.stdin {
             let container = &mut self.containers[index];
-            container.input.end(&mut container.output.attached, &self.poll);
+            match &mut container.held {
+                // What is in the FIFO already still comes, and then its end.
+                Some(held) => held.end_input(),
+                None => container.input.end(&mut container.output.attached, &self.poll),
+            }
             container.input.watch(&mut container.output.attached, &self.poll);
         }
         done()
@@ -350,6 +379,37 @@ impl Shim {
         done()
     }
 
+    /// Freezes the container's processes.
+    fn pause(&mut self, request: &api::PauseRequest) -> Result<Option<Payload>, Refusal> {
+        let index = self.running(&request.id)?;
+        let container = &mut self.containers[index];
+        container.process.cgroup().freeze().map_err(|e| Refusal::internal("freeze the processes", &e))?;
+        container.paused = true;
+        self.tell_paused(&request.id);
+        done()
+    }
+
+    /// Lets them go on.
+    fn resume(&mut self, request: &api::ResumeRequest) -> Result<Option<Payload>, Refusal> {
+        let index = self.find(&request.id)?;
+        if !self.containers[index].paused {
+            return Err(Refusal::state(format!("container {} is not paused", request.id)));
+        }
+        self.thaw(index)?;
+        self.tell_resumed(&request.id);
+        done()
+    }
+
+    /// Ends a pause, if there is one.
+    pub(crate) fn thaw(&mut self, index: usize) -> Result<(), Refusal> {
+        let container = &mut self.containers[index];
+        if container.paused {
+            container.process.cgroup().thaw().map_err(|e| Refusal::internal("thaw the processes", &e))?;
+            container.paused = false;
+        }
+        Ok(())
+    }
+
     fn wait(&mut self, reply_to: ReplyTo, request: &api::WaitRequest) -> Result<Option<Payload>, Refusal> {
         if !request.exec_id.is_empty() {
             return self.wait_session(reply_to, request);
@@ -365,8 +425,12 @@ impl Shim {
     }
 
     fn connect(&mut self, request: &api::ConnectRequest) -> Result<Option<Payload>, Refusal> {
-        // An empty id asks for the shim alone.
-        let task_pid = if request.id.is_empty() { 0 } else { self.containers[self.find(&request.id)?].pid() };
+        // An empty id asks for the shim alone, and so does containerd before there is such a container.
+        let task_pid = match self.find(&request.id) {
+            Ok(index) => self.containers[index].pid(),
+            Err(_) if request.id.is_empty() || self.is_containerds() => 0,
+            Err(refusal) => return Err(refusal),
+        };
         now(&api::ConnectResponse {
             shim_pid: std::process::id(),
             task_pid,
@@ -381,6 +445,10 @@ impl Shim {
         reply_to: ReplyTo,
         request: &api::ShutdownRequest,
     ) -> Result<Option<Payload>, Refusal> {
+        if self.is_containerds() && !self.containers.is_empty() && !request.now {
+            // It is asked for with each of the pod's containers, and meant for the last one.
+            return done();
+        }
         if !request.now
             && let Some(alive) = self.containers.iter().find(|container| container.exit().is_none())
         {
@@ -388,18 +456,6 @@ impl Shim {
         }
         self.stop_all(reply_to, true)
     }
-}
-
-/// Opens the log that an address asks for.
-fn open_log(address: &str) -> Result<Option<LogFile>, Refusal> {
-    if address.is_empty() || address == LOG_SCHEME {
-        return Ok(None);
-    }
-    let Some((directory, path)) = log_place(address) else {
-        return Err(Refusal::invalid(format!("stdout: want {LOG_SCHEME}//<directory>//<path>")));
-    };
-    let log = LogFile::open(Path::new(directory), Path::new(path));
-    log.map(Some).map_err(|e| Refusal::invalid(format!("stdout: {}", chain(&e))))
 }
 
 /// Whether a process that does not handle the signal ends by it (signal(7)).

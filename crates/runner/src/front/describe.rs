@@ -83,48 +83,50 @@ pub(crate) fn list(mut args: Arguments, root: &Path) -> Result<u8, FrontError> {
     Ok(0)
 }
 
+/// What this runtime can do, in the structure of features.md of the runtime specification.
+pub(super) fn capabilities() -> Value {
+    let capabilities: Vec<_> = (0..=sys::caps::HIGHEST).filter_map(sys::caps::name).collect();
+    json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC_VERSION,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": [
+            "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "lazytime", "loud",
+            "noatime", "nodev", "nodiratime", "noexec", "nomand", "norelatime", "nostrictatime", "nosuid",
+            "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "rexec", "ridmap", "rnoatime",
+            "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid", "rnosymfollow", "ro",
+            "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave", "rstrictatime", "rsuid", "rsymfollow",
+            "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "symfollow", "sync", "unbindable"
+        ],
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "capabilities": capabilities,
+            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
+            "seccomp": {
+                "enabled": true,
+                "actions": [
+                    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
+                    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"
+                ],
+                "supportedFlags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"],
+                "knownFlags": [
+                    "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC",
+                    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
+                ]
+            },
+            "apparmor": { "enabled": true },
+            "selinux": { "enabled": true },
+            "intelRdt": { "enabled": false },
+            "mountExtensions": { "idmap": { "enabled": true } },
+            "netDevices": { "enabled": false }
+        }
+    })
+}
+
 /// features.md of the runtime specification.
 pub(crate) fn features(args: Arguments) -> Result<u8, FrontError> {
     args.end()?;
-    let capabilities: Vec<_> = (0..=sys::caps::HIGHEST).filter_map(sys::caps::name).collect();
-    print(&format!(
-        "{:#}\n",
-        json!({
-            "ociVersionMin": "1.0.0",
-            "ociVersionMax": SPEC_VERSION,
-            "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-            "mountOptions": [
-                "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "lazytime", "loud",
-                "noatime", "nodev", "nodiratime", "noexec", "nomand", "norelatime", "nostrictatime", "nosuid",
-                "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "rexec", "ridmap", "rnoatime",
-                "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid", "rnosymfollow", "ro",
-                "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave", "rstrictatime", "rsuid", "rsymfollow",
-                "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "symfollow", "sync", "unbindable"
-            ],
-            "linux": {
-                "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-                "capabilities": capabilities,
-                "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
-                "seccomp": {
-                    "enabled": true,
-                    "actions": [
-                        "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
-                        "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"
-                    ],
-                    "supportedFlags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"],
-                    "knownFlags": [
-                        "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC",
-                        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
-                    ]
-                },
-                "apparmor": { "enabled": true },
-                "selinux": { "enabled": true },
-                "intelRdt": { "enabled": false },
-                "mountExtensions": { "idmap": { "enabled": true } },
-                "netDevices": { "enabled": false }
-            }
-        })
-    ))?;
+    print(&format!("{:#}\n", capabilities()))?;
     Ok(0)
 }
 

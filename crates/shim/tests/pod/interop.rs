@@ -63,7 +63,7 @@ fn calls(address: &str, task: CreateTask, pod: &str) {
     let kill = KillRequest { id: id.clone(), signal: 9, all: true, ..KillRequest::default() };
     tasks.kill(with_timeout(DEADLINE), &kill).expect("kill");
     assert_eq!(waiter.join().expect("waiter"), 137);
-    let refused = tasks.pause(with_timeout(DEADLINE), &Default::default()).expect_err("not done");
+    let refused = tasks.checkpoint(with_timeout(DEADLINE), &Default::default()).expect_err("not done");
     assert!(
         matches!(refused, ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::UNIMPLEMENTED)
     );

@@ -5,6 +5,8 @@ mod host;
 #[cfg(test)]
 mod attach;
 #[cfg(test)]
+mod containerd;
+#[cfg(test)]
 mod exec;
 #[cfg(test)]
 mod hangup;
