@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 OUT    := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run stop build test check audit bench critest streams conformance conformance-spoil conformance-peer oci test-handlers test-kubelet test-vm conformance-vm critest-vm install uninstall needs
+.PHONY: help run stop build test check audit bench critest streams conformance conformance-spoil conformance-peer oci test-handlers test-containerd test-kubelet test-vm conformance-vm critest-vm install uninstall needs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ oci: ## the validation programs of the OCI runtime-tools through our runtime's c
 
 test-handlers: build ## RuntimeClass handlers: runc, and our own OCI command line, behind our shim (root, Go)
 	tests/handlers/run
+
+test-containerd: build ## a stock containerd 2.4.2 runs pods by our shim (root, Go)
+	tests/containerd/run
 
 test-kubelet: build ## a stock kubelet 1.37 with the example's pod (root, Go)
 	tests/kubelet/run
