@@ -30,6 +30,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use sys::rustix::fs::Mode;
 use types::shim::ExitRecord;
 
 /// How long a shim that leaves takes to tell its last events.
@@ -44,6 +45,8 @@ pub(crate) struct Origin {
     pub(crate) events: Option<PathBuf>,
     /// The shim's own socket, which it removes at its end.
     pub(crate) socket: PathBuf,
+    /// The program, as it was executed.
+    pub(crate) program: PathBuf,
 }
 
 /// The containerd that a shim serves.
@@ -51,6 +54,7 @@ pub(crate) struct Origin {
 pub(crate) struct Containerd {
     pub(crate) publisher: Option<Publisher>,
     socket: PathBuf,
+    program: PathBuf,
 }
 
 impl Containerd {
@@ -60,7 +64,7 @@ impl Containerd {
     /// The address of its events is none.
     pub(crate) fn new(origin: Origin) -> io::Result<Self> {
         let publisher = origin.events.map(|path| Publisher::new(&path, origin.namespace)).transpose()?;
-        Ok(Self { publisher, socket: origin.socket })
+        Ok(Self { publisher, socket: origin.socket, program: origin.program })
     }
 }
 
@@ -121,6 +125,22 @@ impl Shim {
     /// When the publisher has to be looked at again.
     pub(crate) fn events_deadline(&self) -> Option<Instant> {
         self.containerd.as_ref()?.publisher.as_ref()?.deadline()
+    }
+
+    /// Leaves the program's place in a bundle. containerd does so only where it has executed `start`; when it
+    /// is started anew it would look for the program in PATH, and lose the container if it is not there.
+    pub(crate) fn name_program(&self, bundle: &Path) {
+        const NAME: &str = "shim-binary-path";
+        let Some(containerd) = self.containerd.as_deref().filter(|own| own.program.is_absolute()) else {
+            return;
+        };
+        let path = bundle.join(NAME);
+        if path.try_exists().is_ok_and(|there| !there) {
+            let text = containerd.program.as_os_str().as_encoded_bytes();
+            if let Err(e) = sys::file::replace_path(&path, text, Mode::from_raw_mode(0o600)) {
+                self.log(&format!("write {}: {e}", path.display()));
+            }
+        }
     }
 
     /// No client comes any more: the socket's name is free for another shim.

@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     }
     let command = arguments.next().unwrap_or_default();
     match command.to_str() {
-        Some("serve") => match options(arguments) {
+        Some("serve") => match options(Path::new(&name), arguments) {
             Ok(options) => serve(options),
             Err(complaint) => say(&format!("{complaint}\n"), ExitCode::from(USAGE)),
         },
@@ -136,7 +136,7 @@ fn say(text: &str, code: ExitCode) -> ExitCode {
 }
 
 /// Reads the command line of `serve`.
-fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
+fn options(program: &Path, mut arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
     let (mut id, mut directory, mut seccomp_cache, mut pause, mut userns) = (None, None, None, false, None);
     let mut log_line = LOG_LINE_DEFAULT;
     let mut handler = None;
@@ -165,7 +165,9 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Str
         }
     }
     let origin = match (namespace, socket) {
-        (Some(namespace), Some(socket)) => Some(Origin { namespace, events, socket }),
+        (Some(namespace), Some(socket)) => {
+            Some(Origin { namespace, events, socket, program: program.to_owned() })
+        }
         (None, None) if events.is_none() => None,
         (None, _) => return Err("--containerd-namespace is missing".to_owned()),
         (Some(_), None) => return Err("--socket is missing".to_owned()),
@@ -187,7 +189,7 @@ mod tests {
     use super::*;
 
     fn parse(words: &[&str]) -> Result<Options, String> {
-        options(words.iter().map(OsString::from))
+        options(Path::new("/shim"), words.iter().map(OsString::from))
     }
 
     #[test]
@@ -223,7 +225,12 @@ mod tests {
     #[test]
     fn a_shim_of_containerds_knows_its_namespace_and_its_socket() {
         let with = |more: &[&str]| parse(&[&["--id", "a", "--dir", "/d"], more].concat());
-        let origin = Origin { namespace: "n".to_owned(), events: Some("/e".into()), socket: "/s".into() };
+        let origin = Origin {
+            namespace: "n".to_owned(),
+            events: Some("/e".into()),
+            socket: "/s".into(),
+            program: "/shim".into(),
+        };
         let all = ["--containerd-namespace", "n", "--socket", "/s", "--events", "/e"];
         assert_eq!(with(&all).expect("fine").origin, Some(origin));
         assert!(with(&all[..4]).expect("fine").origin.expect("one").events.is_none());

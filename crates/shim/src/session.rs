@@ -175,13 +175,17 @@ impl Shim {
         serde_json::from_slice::<oci_spec::runtime::Process>(&process)
             .map_err(|e| Refusal::invalid(format!("spec: not the OCI process as JSON: {e}")))?;
         self.room_for(process.len())?;
-        if request.terminal && Address::parse("stderr", &request.stderr)? != Address::Nothing(false) {
-            return Err(Refusal::invalid("stderr: a terminal has none of its own"));
-        }
         self.spare_descriptors()?;
         let stdin = Address::parse("stdin", &request.stdin)?;
         let stdout = Address::parse("stdout", &request.stdout)?;
-        let stderr = Address::parse("stderr", &request.stderr)?;
+        let stderr = match Address::parse("stderr", &request.stderr)? {
+            // containerd names one all the same, and nobody opens it.
+            Address::Held(_) if request.terminal => Address::Nothing(false),
+            Address::Bound(_) | Address::Nothing(true) if request.terminal => {
+                return Err(Refusal::invalid("stderr: a terminal has none of its own"));
+            }
+            address @ (Address::Nothing(_) | Address::Bound(_) | Address::Held(_)) => address,
+        };
         let bound = [stdin, stdout, stderr].into_iter().any(Address::is_bound);
         let stdin = Ends::input("stdin", stdin)?;
         let stdout = Ends::output("stdout", stdout)?;

@@ -155,6 +155,7 @@ impl Shim {
         let key = self.next_key();
         let mut output = Output::new(log, self.log_line, stdout, stderr);
         output.attached = attached;
+        self.name_program(&bundle);
         self.tell_created(&request, pid);
         self.containers.push(Container {
             id: request.id,
@@ -369,8 +370,16 @@ impl Shim {
             return Err(Refusal::state(format!("container {} has ended", container.id)));
         }
         let bytes = request.resources.as_ref().map_or(&[][..], |any| any.value.as_slice());
-        let resources: oci_spec::runtime::LinuxResources = serde_json::from_slice(bytes)
+        let mut resources: oci_spec::runtime::LinuxResources = serde_json::from_slice(bytes)
             .map_err(|e| Refusal::invalid(format!("resources: not the OCI linux.resources as JSON: {e}")))?;
+        // containerd sends all of the specification's resources, the changed ones among them.
+        if self.is_containerds() && resources.devices().is_some() {
+            let spec = launch::read_spec(&container.bundle)?;
+            let of_spec = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+            if of_spec.is_some_and(|own| own.devices() == resources.devices()) {
+                resources.set_devices(None);
+            }
+        }
         container
             .process
             .cgroup()

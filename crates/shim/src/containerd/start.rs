@@ -197,6 +197,8 @@ fn begin(
     // From a read-only mount, so that the shim need not execute itself anew to be safe from its containers.
     let file = sys::exec::read_only_file(Path::new("/proc/self/exe"))
         .map_err(|e| format!("open {}: {}", program.display(), io::Error::from(e)))?;
+    // What this process has inherited beside its standard descriptors is not the shim's.
+    sys::exec::close_on_exec_from(3).map_err(|e| format!("close descriptors: {}", io::Error::from(e)))?;
     let log = open_log(&bundle.join("log")).map_err(|e| format!("open {}/log: {e}", bundle.display()))?;
     let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
     command.arg0(program).arg("serve").arg("--id").arg(pod).arg("--dir").arg(bundle);

@@ -4,7 +4,7 @@ use crate::host::{Container, Host};
 use containerd_shim_protos::api::{
     CloseIORequest, ConnectRequest, CreateTaskRequest, DeleteRequest, DeleteResponse, ExecProcessRequest,
     ForwardRequest, KillRequest, Mount, PauseRequest, PidsRequest, ResumeRequest, ShutdownRequest,
-    StartRequest, StateRequest, StatsRequest, Status, WaitRequest,
+    StartRequest, StateRequest, StatsRequest, Status, UpdateTaskRequest, WaitRequest,
 };
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit};
@@ -70,6 +70,7 @@ impl Containerd {
         let task = self.host.task(container);
         let path = task.bundle.join("config.json");
         let mut spec: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON");
+        spec["linux"]["resources"]["devices"] = json!([{ "allow": false, "access": "rwm" }]);
         if let Some(pod) = pod {
             spec["annotations"] = json!({ "io.kubernetes.cri.sandbox-id": pod });
         }
@@ -255,6 +256,26 @@ fn the_containers_of_a_pod_share_one_shim_which_ends_with_the_last() {
     assert!(
         matches!(refused, ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::UNIMPLEMENTED)
     );
+    let program =
+        std::fs::read_to_string(containerd.host.bundle("a").join("shim-binary-path")).expect("read");
+    assert_eq!(
+        program,
+        env!("CARGO_BIN_EXE_containerd-shim-peapod-v1"),
+        "for a containerd that is started anew"
+    );
+    // containerd sends the whole of the resources with an update.
+    let update = |devices: Value| {
+        let resources = json!({ "memory": { "limit": 50 << 20 }, "devices": devices });
+        let resources = Any { value: resources.to_string().into_bytes(), ..Any::default() };
+        let id = "a".to_owned();
+        tasks.update(
+            soon(),
+            &UpdateTaskRequest { id, resources: Some(resources).into(), ..Default::default() },
+        )
+    };
+    let devices = json!([{ "allow": false, "access": "rwm" }]);
+    update(devices).expect("the device rules are the same");
+    update(json!([{ "allow": true, "access": "rwm" }])).expect_err("they cannot be changed");
     kill_and_delete(&tasks, "a");
     shut_down(&tasks, "a");
     let state = StateRequest { id: "p".to_owned(), ..StateRequest::default() };
@@ -326,6 +347,8 @@ fn a_terminal_and_a_further_process_have_fifos_too() {
     container.terminal = true;
     let mut create = containerd.bundle(&container, None);
     (create.stdin, create.stdout, create.terminal) = (stdin.clone(), stdout.clone(), true);
+    // Named by containerd, and opened by nobody.
+    create.stderr = "/nonexistent".to_owned();
     let tasks = connect(&containerd.start("c"));
     let mut out = read_end(&stdout);
     tasks.create(soon(), &create).expect("create");
@@ -346,7 +369,9 @@ fn a_terminal_and_a_further_process_have_fifos_too() {
     let second = containerd.bundle(&Container::new("d", FOREVER), None);
     tasks.create(soon(), &second).expect("create");
     start_task(&tasks, "d");
-    while containerd.events.try_recv().is_ok() {}
+    for topic in ["create", "start", "exit", "delete", "create", "start"] {
+        containerd.event(&format!("/tasks/{topic}"));
+    }
     let process = json!({
         "args": ["/bin/sh", "-c", "echo hello; exit 4"], "cwd": "/", "env": ["PATH=/bin"],
         "user": { "uid": 0, "gid": 0 },
@@ -420,7 +445,7 @@ fn what_a_killed_shim_leaves_is_ended_and_no_exit_code_is_lost() {
     let containerd = Containerd::new();
     let ended = containerd.bundle(&Container::new("e", &["/bin/sh", "-c", "exit 9"]), Some("p"));
     let living =
-        containerd.bundle(&Container::new("p", &["/bin/sh", "-c", "sleep 100000 & sleep 100000"]), Some("p"));
+        containerd.bundle(&Container::new("p", &["/bin/sh", "-c", "sleep 100000 & wait"]), Some("p"));
     let address = containerd.start("p");
     let tasks = connect(&address);
     for request in [&living, &ended] {
@@ -430,7 +455,7 @@ fn what_a_killed_shim_leaves_is_ended_and_no_exit_code_is_lost() {
     let wait = WaitRequest { id: "e".to_owned(), ..WaitRequest::default() };
     assert_eq!(tasks.wait(soon(), &wait).expect("wait").exit_status, 9);
     let group = containerd.host.cgroup("p");
-    wait_until("both run", || group.processes().expect("list").len() == 3);
+    wait_until("both run", || group.processes().expect("list").len() == 2);
     let shim = containerd.shim_pid("p");
     kill_process(shim, Signal::KILL).expect("kill the shim");
     wait_until("the shim ends", || is_gone(shim));
