@@ -139,7 +139,7 @@ impl Shim {
         if request.rootfs.iter().any(|mount| !mount.target.is_empty()) {
             return Err(Refusal::unimplemented("rootfs: a mount with a target"));
         }
-        options::check(request.options.as_ref())?;
+        options::check(request.options.as_ref(), &bundle)?;
         self.spare_descriptors()?;
         let client = self.next_key();
         let Streams { log, mut attached, held, wanted, once } = Streams::open(&request, client, &self.poll)?;
