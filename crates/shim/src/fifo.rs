@@ -13,9 +13,10 @@ use crate::wire::Refusal;
 use std::io;
 use std::path::Path;
 use sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sys::rustix::fd::{AsFd, OwnedFd};
-use sys::rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use sys::rustix::fd::{AsFd, AsRawFd as _, OwnedFd};
+use sys::rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fstat, open};
 use sys::rustix::io::Errno;
+use sys::rustix::mount::{OpenTreeFlags, open_tree};
 use types::shim::{FIFO_SCHEME, fifo_path};
 
 /// An address, understood.
@@ -85,7 +86,7 @@ impl Ends {
                 let reader = end(field, path, OFlags::RDONLY)?;
                 let writer = end(field, path, OFlags::WRONLY)?;
                 let (own, other) = if other == OFlags::WRONLY { (reader, writer) } else { (writer, reader) };
-                Ok(Self { own: Some(own), other: Some(other) })
+                Ok(Self { own: Some(nameless(own)), other: Some(other) })
             }
         }
     }
@@ -105,6 +106,20 @@ fn end(field: &str, path: &Path, mode: OFlags) -> Result<OwnedFd, Refusal> {
     }
 }
 
+/// The same end by a mount of its own, attached nowhere: the process that gets it finds no path of the host's in
+/// /proc/self/fd. Where that cannot be had, the end as it is.
+fn nameless(own: OwnedFd) -> OwnedFd {
+    let place = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let mode = match fcntl_getfl(&own) {
+        Ok(flags) => flags & (OFlags::ACCMODE | OFlags::NONBLOCK),
+        Err(_) => return own,
+    };
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let again = open_tree(CWD, place(&own), clone)
+        .and_then(|tree| open(place(&tree), mode | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()));
+    again.unwrap_or(own)
+}
+
 /// Whether the last reader of this writing end is gone.
 pub(crate) fn is_broken(writer: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&writer, PollFlags::empty())];
@@ -117,7 +132,7 @@ mod tests {
     use super::*;
     use crate::testing::Directory;
     use std::path::PathBuf;
-    use sys::rustix::fs::{CWD, mkfifoat};
+    use sys::rustix::fs::mkfifoat;
 
     fn fifo(directory: &Directory, name: &str) -> PathBuf {
         let path = directory.0.join(name);
@@ -173,6 +188,9 @@ mod tests {
         drop(reader);
         assert!(is_broken(&bound));
         let held = Ends::output("stdout", Address::Held(&path)).expect("held");
+        let own = held.own.as_ref().expect("end");
+        let seen = std::fs::read_link(format!("/proc/self/fd/{}", own.as_raw_fd())).expect("read the link");
+        assert!(!seen.starts_with(&directory.0), "the process would see {}", seen.display());
         assert!(!is_broken(held.own.as_ref().expect("end")));
     }
 }

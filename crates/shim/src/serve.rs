@@ -8,6 +8,7 @@ use crate::launch::Handler;
 use crate::output::Scratch;
 use crate::poll::{End, Interest, Poll, Source, Stream};
 use crate::session::Session;
+use crate::task::MOST_CONTAINERS;
 use crate::wire::{Payload, Refusal};
 use cgroup::Cgroup;
 use std::collections::VecDeque;
@@ -22,7 +23,7 @@ use sys::rustix::process::{Pid, Resource, getpid, getrlimit, set_child_subreaper
 use sys::signalfd::SignalFd;
 use ttrpc::proto::Code;
 
-/// Clients at once.
+/// Clients at once, beside those that a containerd has for its containers.
 const MOST_CONNECTIONS: usize = 64;
 /// Descriptors that stay free for clients and short-lived needs.
 const SPARE: u64 = 128;
@@ -318,7 +319,9 @@ impl Shim {
                 return;
             }
         };
-        if self.connections.len() >= MOST_CONNECTIONS {
+        // containerd has one for each container.
+        let containers = if self.is_containerds() { MOST_CONTAINERS } else { 0 };
+        if self.connections.len() >= MOST_CONNECTIONS + containers {
             self.log("a client more than there may be was turned away");
             return;
         }

@@ -20,7 +20,7 @@ use ttrpc::proto::Code;
 use types::shim::{ExitRecord, Phase};
 
 /// Containers of one pod that one shim takes.
-const MOST_CONTAINERS: usize = 1024;
+pub(crate) const MOST_CONTAINERS: usize = 1024;
 /// The longest id that is taken.
 pub(crate) const LONGEST_ID: usize = 128;
 
@@ -380,11 +380,15 @@ impl Shim {
                 resources.set_devices(None);
             }
         }
-        container
-            .process
-            .cgroup()
-            .update(&resources)
-            .map_err(|e| Refusal::invalid(format!("resources: {}", chain(&e))))?;
+        let refuse = |e: cgroup::CgroupError| Refusal::invalid(format!("resources: {}", chain(&e)));
+        let group = container.process.cgroup();
+        // Our daemon keeps what was there by itself; containerd does not.
+        let before =
+            if self.is_containerds() { group.settings(&resources).map_err(refuse)? } else { Vec::new() };
+        if let Err(refused) = group.update(&resources) {
+            group.restore(&before).map_err(|e| Refusal::internal("bring the limits back", &e))?;
+            return Err(refuse(refused));
+        }
         done()
     }
 

@@ -241,10 +241,13 @@ fn the_containers_of_a_pod_share_one_shim_which_ends_with_the_last() {
     assert_ne!(other, address, "a container of no pod has its own");
     shut_down(&connect(&other), "x");
 
+    // containerd has a connection for each container.
+    let clients: Vec<_> = (0..70).map(|_| UnixStream::connect(socket).expect("connect")).collect();
     let tasks = connect(&address);
-    // containerd asks for a container that is not made yet when it is started anew.
+    // It asks for a container that is not made yet when it is started anew.
     let early = ConnectRequest { id: "a".to_owned(), ..ConnectRequest::default() };
     let early = tasks.connect(soon(), &early).expect("connect");
+    drop(clients);
     assert_eq!((early.shim_pid, early.task_pid), (shim.as_raw_nonzero().get().unsigned_abs(), 0));
     for request in [&pause, &app] {
         tasks.create(soon(), request).expect("create");
@@ -276,6 +279,15 @@ fn the_containers_of_a_pod_share_one_shim_which_ends_with_the_last() {
     let devices = json!([{ "allow": false, "access": "rwm" }]);
     update(devices).expect("the device rules are the same");
     update(json!([{ "allow": true, "access": "rwm" }])).expect_err("they cannot be changed");
+    // One that fails half way changes nothing.
+    let limit = || containerd.host.cgroup("a").stats().expect("stats").memory.limit;
+    let before = limit();
+    let resources = json!({ "memory": { "limit": 60 << 20 }, "cpu": { "cpus": "9999" } });
+    let resources = Any { value: resources.to_string().into_bytes(), ..Any::default() };
+    let request =
+        UpdateTaskRequest { id: "a".to_owned(), resources: Some(resources).into(), ..Default::default() };
+    tasks.update(soon(), &request).expect_err("there is no such CPU");
+    assert_eq!(limit(), before);
     kill_and_delete(&tasks, "a");
     shut_down(&tasks, "a");
     let state = StateRequest { id: "p".to_owned(), ..StateRequest::default() };
@@ -373,7 +385,7 @@ fn a_terminal_and_a_further_process_have_fifos_too() {
         containerd.event(&format!("/tasks/{topic}"));
     }
     let process = json!({
-        "args": ["/bin/sh", "-c", "echo hello; exit 4"], "cwd": "/", "env": ["PATH=/bin"],
+        "args": ["/bin/sh", "-c", "echo hello; readlink /proc/self/fd/1; exit 4"], "cwd": "/", "env": ["PATH=/bin"],
         "user": { "uid": 0, "gid": 0 },
     });
     let spec = Any { value: process.to_string().into_bytes(), ..Any::default() };
@@ -395,7 +407,8 @@ fn a_terminal_and_a_further_process_have_fifos_too() {
     assert_eq!((exit.container_id.as_str(), exit.id.as_str(), exit.pid), ("d", "e", pid));
     let mut said = String::new();
     exec_reader.read_to_string(&mut said).expect("to the end");
-    assert_eq!(said, "hello\n");
+    assert!(said.starts_with("hello\n/"), "{said}");
+    assert!(!said.contains("exec-out"), "no path of the host's is seen: {said}");
     kill_and_delete(&tasks, "d");
     shut_down(&tasks, "d");
 }
