@@ -270,6 +270,15 @@ impl Shim {
         self.own(POD_STATE, &Empty {}, Some(QUICK)).await
     }
 
+    /// As [`Shim::pod_state`], the first time: a shim that was just started must first be loaded, which takes its
+    /// time on a machine under load.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn first_state(&self) -> Result<PodStateResponse, ShimError> {
+        self.own(POD_STATE, &Empty {}, Some(SLOW)).await
+    }
+
     /// Ends the shim. With `now` it kills all containers first and waits for their ends; without, it
     /// refuses while one has not ended.
     ///

@@ -105,7 +105,7 @@ impl Shims {
         };
         let shim = Shim::spawn(request).await.map_err(shim_error(DOING))?;
         self.keep(&plan.id, &shim);
-        let state = shim.pod_state().await.map_err(shim_error(DOING))?;
+        let state = shim.first_state().await.map_err(shim_error(DOING))?;
         Ok(up(&state))
     }
 
