@@ -62,7 +62,7 @@ oci: ## the validation programs of the OCI runtime-tools through our runtime's c
 	$(CARGO) build --locked --workspace --bin peapod-runner
 	tests/oci/run
 
-test-handlers: build ## RuntimeClass handlers: runc, and our own OCI command line, behind our shim (root, Go)
+test-handlers: build ## RuntimeClass handlers: runc, our own OCI command line, containerd's shim, behind our shim (root, Go)
 	tests/handlers/run
 
 test-containerd: build ## a stock containerd 2.4.2 runs pods by our shim (root, Go)

@@ -2,7 +2,7 @@
 
 use crate::{Cgroup, CgroupDriver, Config, ConfigError, MAX_STATE_PATH};
 use std::path::{Component, Path};
-use types::handler::OWN;
+use types::handler::{Handler, OWN};
 
 /// More than any node has.
 const MOST_HANDLERS: u64 = 64;
@@ -52,10 +52,16 @@ impl Config {
                 );
                 return Err(ConfigError::Invalid { key: "handlers", why });
             }
-            plain("handlers", handler.program()).map_err(|_| {
-                let why = format!("has `{name}` with a `path` that is no absolute path of a program");
-                ConfigError::Invalid { key: "handlers", why }
-            })?;
+            let mut paths = vec![("path", handler.program())];
+            if let Handler::Shim { runtime: Some(runtime), .. } = handler {
+                paths.push(("runtime", runtime));
+            }
+            for (key, path) in paths {
+                plain("handlers", path).map_err(|_| {
+                    let why = format!("has `{name}` with a `{key}` that is no absolute path of a program");
+                    ConfigError::Invalid { key: "handlers", why }
+                })?;
+            }
         }
         Ok(())
     }

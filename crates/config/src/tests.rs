@@ -185,8 +185,7 @@ fn levels_and_fallbacks_parse_by_name_alone() {
 
 #[test]
 fn handlers_are_tables_by_name_and_our_own_runner_is_none_of_them() {
-    let text =
-        "[handlers.runc]\ntype = 'oci'\npath = '/usr/bin/runc'\n[handlers.r2]\ntype = 'oci'\npath = '/r'\n";
+    let text = "[handlers.runc]\ntype = 'oci'\npath = '/usr/bin/runc'\n[handlers.r2]\ntype = 'shim'\npath = '/s'\nruntime = '/r'\n";
     let config = Dir::with(&[("config.toml", text)]).load(&Overrides::default()).expect("loads");
     assert_eq!(config.handler_names().collect::<Vec<_>>(), ["", "peapod", "r2", "runc"]);
     assert_eq!((config.handler(""), config.handler("peapod")), (Ok(None), Ok(None)));
@@ -207,6 +206,7 @@ fn a_handler_that_cannot_be_is_refused_by_its_name() {
         ("[handlers.'a.b']\ntype = 'oci'\npath = '/r'", "`a.b`"),
         ("[handlers.runc]\ntype = 'oci'\npath = 'usr/bin/runc'", "`runc` with a `path`"),
         ("[handlers.runc]\ntype = 'oci'\npath = '/r'\nruntime = '/r'", "runtime"),
+        ("[handlers.runc]\ntype = 'shim'\npath = '/s'\nruntime = 'runc'", "`runc` with a `runtime`"),
         ("[handlers.runc]\ntype = 'vm'\npath = '/r'", "vm"),
         ("[handlers.runc]\ntype = 'oci'", "path"),
         ("[handlers.runc]\npath = '/r'", "type"),

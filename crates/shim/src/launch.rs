@@ -2,6 +2,7 @@
 //! only this place knows, or by what the pod's RuntimeClass handler names ([`Handler`]). Whoever makes them, logs,
 //! exits, signals and cgroups are the shim's.
 
+use crate::foreign::{self, Foreign};
 use crate::oci;
 use crate::serve::Shim;
 use crate::wire::{Refusal, chain};
@@ -34,15 +35,20 @@ pub(crate) enum Handler {
     Own,
     /// The command line of another OCI runtime.
     Oci(Rc<oci::Program>),
+    /// A shim of containerd's runtime v2.
+    Shim(Rc<Foreign>),
 }
 
 impl Handler {
     /// As the command line names it.
-    pub(crate) fn new(handler: Option<types::handler::Handler>, directory: &Path) -> Self {
+    pub(crate) fn new(handler: Option<types::handler::Handler>, pod: &str, directory: &Path) -> Self {
         match handler {
             None => Self::Own,
             Some(types::handler::Handler::Oci { path }) => {
                 Self::Oci(Rc::new(oci::Program::new(path, directory.to_owned())))
+            }
+            Some(types::handler::Handler::Shim { path, runtime }) => {
+                Self::Shim(Rc::new(Foreign::new(path, runtime, pod.to_owned(), directory.to_owned())))
             }
         }
     }
@@ -55,6 +61,8 @@ pub(crate) enum Process {
     Own(Created),
     /// Made by another OCI runtime.
     Oci(oci::Container),
+    /// Made by a foreign shim.
+    Shim(foreign::Container),
 }
 
 /// Why a container was not started.
@@ -113,9 +121,8 @@ pub(crate) fn create(
             rootfs.len()
         )));
     }
-    if let Handler::Oci(program) = &shim.handler {
-        let program = Rc::clone(program);
-        return by_program(shim, &program, id, bundle, rootfs, wanted);
+    if !matches!(shim.handler, Handler::Own) {
+        return by_other(shim, id, bundle, rootfs, wanted);
     }
     let rootfs = rootfs.iter().map(|mount| RootMount {
         kind: mount.type_.clone(),
@@ -160,10 +167,9 @@ fn hierarchies(known: &mut Option<cgroup::Mounts>) -> Result<&cgroup::Mounts, Re
     }
 }
 
-/// As [`create`], by the command line of another OCI runtime.
-fn by_program(
+/// As [`create`], by another OCI runtime or a foreign shim.
+fn by_other(
     shim: &mut Shim,
-    program: &Rc<oci::Program>,
     id: &str,
     bundle: &Path,
     rootfs: &[Mount],
@@ -176,8 +182,17 @@ fn by_program(
     let cgroup = group_of(&spec, hierarchies(&mut shim.mounts)?)?;
     let (stdio, stdout, stderr, input) =
         descriptors(wanted).map_err(|e| Refusal::internal("make the standard descriptors", &e))?;
-    let (container, terminal) = program.create(id, bundle, stdio, cgroup)?;
-    made(Process::Oci(container), terminal, (stdout, stderr, input), wanted).map_err(|(process, e)| {
+    let (process, terminal) = match &shim.handler {
+        Handler::Oci(program) => {
+            let (container, terminal) = program.create(id, bundle, stdio, cgroup)?;
+            (Process::Oci(container), terminal)
+        }
+        Handler::Shim(foreign) => {
+            (Process::Shim(foreign.create(&shim.poll, id, bundle, &stdio, cgroup)?), None)
+        }
+        Handler::Own => return Err(Refusal::state("this pod has no other handler")),
+    };
+    made(process, terminal, (stdout, stderr, input), wanted).map_err(|(process, e)| {
         let _ = process.cgroup().kill();
         let _ = process.removed();
         let _ = process.cgroup().remove();
@@ -277,6 +292,7 @@ impl Process {
         match self {
             Self::Own(created) => created.pid.as_raw_nonzero().get().unsigned_abs(),
             Self::Oci(container) => container.pid(),
+            Self::Shim(container) => container.pid(),
         }
     }
 
@@ -285,6 +301,7 @@ impl Process {
         match self {
             Self::Own(created) => &created.pidfd,
             Self::Oci(container) => container.pidfd(),
+            Self::Shim(container) => container.pidfd(),
         }
     }
 
@@ -293,6 +310,7 @@ impl Process {
         match self {
             Self::Own(created) => &created.cgroup,
             Self::Oci(container) => container.cgroup(),
+            Self::Shim(container) => container.cgroup(),
         }
     }
 
@@ -307,6 +325,7 @@ impl Process {
                 }
             }),
             Self::Oci(container) => container.start(),
+            Self::Shim(container) => container.start(),
         }
     }
 
@@ -315,6 +334,7 @@ impl Process {
         match self {
             Self::Own(created) => created.removed().iter().map(ToString::to_string).collect(),
             Self::Oci(container) => container.removed(),
+            Self::Shim(container) => container.removed(),
         }
     }
 
@@ -328,8 +348,10 @@ impl Process {
         stdio: Stdio,
         cgroup: &Cgroup,
     ) -> Result<(Pid, Option<OwnedFd>), Refusal> {
-        if let Self::Oci(container) = self {
-            return container.exec(bundle, further, stdio, cgroup);
+        match self {
+            Self::Own(_) => {}
+            Self::Oci(container) => return container.exec(bundle, further, stdio, cgroup),
+            Self::Shim(container) => return container.exec(&shim.poll, bundle, further, &stdio, cgroup),
         }
         let spec = read_spec(bundle)?;
         let process = further.process(&spec)?;

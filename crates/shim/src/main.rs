@@ -15,6 +15,7 @@ mod containerd;
 mod exec;
 mod exitfile;
 mod fifo;
+mod foreign;
 mod framing;
 mod hold;
 mod input;
@@ -62,11 +63,12 @@ const HELP: &str = "\
 containerd-shim-peapod-v1: the parent of one pod's containers
 
   serve --id POD --dir DIRECTORY [--seccomp-cache DIRECTORY] [--pause] [--userns FILE] [--log-line BYTES]
-        [--oci PROGRAM]
+        [--oci PROGRAM | --shim PROGRAM [--shim-runtime PROGRAM]]
         serve ttrpc on the listening socket that is the standard input;
         --pause holds one PID namespace for all containers, in the user namespace of --userns;
         --log-line is the longest piece of a line in one record of a log (16384);
         --oci PROGRAM makes the containers by the command line of another OCI runtime (runc, crun, youki);
+        --shim PROGRAM has a shim of containerd's runtime v2 make them, by the OCI runtime of --shim-runtime
         --containerd-namespace NAME --socket PATH [--events PATH]: for the containerd of that name,
         which gets events at its ttrpc socket; the shim removes its own socket at its end
   -namespace NAME -id ID -address ADDRESS [-bundle DIRECTORY] [-debug] start | delete
@@ -139,7 +141,7 @@ fn say(text: &str, code: ExitCode) -> ExitCode {
 fn options(program: &Path, mut arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
     let (mut id, mut directory, mut seccomp_cache, mut pause, mut userns) = (None, None, None, false, None);
     let mut log_line = LOG_LINE_DEFAULT;
-    let mut handler = None;
+    let (mut handler, mut shim, mut runtime) = (None, None, None);
     let (mut namespace, mut socket, mut events) = (None, None, None);
     while let Some(name) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{}: a value is missing", name.display()));
@@ -161,6 +163,8 @@ fn options(program: &Path, mut arguments: impl Iterator<Item = OsString>) -> Res
             }
             Some("--socket") => socket = Some(value()?.into()),
             Some("--events") => events = Some(value()?.into()),
+            Some("--shim") => shim = Some(value()?.into()),
+            Some("--shim-runtime") => runtime = Some(value()?.into()),
             Some(_) | None => return Err(format!("unknown option {}; see --help", name.display())),
         }
     }
@@ -179,7 +183,7 @@ fn options(program: &Path, mut arguments: impl Iterator<Item = OsString>) -> Res
         pause,
         userns,
         log_line,
-        handler,
+        handler: handler.or(shim.map(|path| Handler::Shim { path, runtime })),
         origin,
     })
 }
@@ -210,6 +214,9 @@ mod tests {
                 origin: None,
             }
         );
+        let shim =
+            parse(&["--id", "a", "--dir", "/d", "--shim", "/s", "--shim-runtime", "/r"]).expect("fine");
+        assert_eq!(shim.handler, Some(Handler::Shim { path: "/s".into(), runtime: Some("/r".into()) }));
         let line = |text: &str| parse(&["--id", "a", "--dir", "/d", "--log-line", text]);
         for (text, bytes) in [("256", 256), ("1048576", 1 << 20)] {
             assert_eq!(line(text).expect("fine").log_line, bytes);

@@ -269,7 +269,7 @@ impl Container {
         let _ = remove(&file);
         match made {
             Ok((pid, _, terminal)) => {
-                gather(group, pid);
+                gather(&self.cgroup, group, pid);
                 Ok((pid, terminal))
             }
             Err(_) if self.has_ended() => Err(Refusal::state(format!("container {} has ended", self.id))),
@@ -285,8 +285,11 @@ impl Container {
 }
 
 /// Brings a process that runs already into a group of its own, with what it forked meanwhile. What ends on the way
-/// needs no place.
-pub(crate) fn gather(group: &Cgroup, pid: Pid) {
+/// needs no place; neither does a stranger that got its number: only what is in the container's group is moved.
+pub(crate) fn gather(container: &Cgroup, group: &Cgroup, pid: Pid) {
+    if !container.processes().is_ok_and(|all| all.contains(&pid.as_raw_pid())) {
+        return;
+    }
     let mut there = BTreeSet::new();
     let mut new = vec![pid.as_raw_pid()];
     for _ in 0..ROUNDS {

@@ -65,6 +65,12 @@ pub(crate) enum Source {
     Input(u32),
     /// The connection on which events go to containerd.
     Events,
+    /// The handler's shim.
+    Handler,
+    /// Its log.
+    HandlerLog,
+    /// A process that it made, by the stream of the call that waits for its end.
+    HandlerProcess(u32),
 }
 
 impl Source {
@@ -79,6 +85,9 @@ impl Source {
             Self::Exec(id, Stream::Stderr) => (7, id),
             Self::Input(id) => (8, id),
             Self::Events => (9, 0),
+            Self::Handler => (10, 0),
+            Self::HandlerLog => (11, 0),
+            Self::HandlerProcess(stream) => (12, stream),
             Self::Session(id, end) => (16 + end.number(), id),
             Self::Attached(id, end) => (24 + end.number(), id),
         };
@@ -100,6 +109,9 @@ impl Source {
             7 => Self::Exec(id, Stream::Stderr),
             8 => Self::Input(id),
             9 => Self::Events,
+            10 => Self::Handler,
+            11 => Self::HandlerLog,
+            12 => Self::HandlerProcess(id),
             kind @ 16..24 => Self::Session(id, end(16, kind)?),
             kind @ 24..32 => Self::Attached(id, end(24, kind)?),
             _ => return None,
@@ -231,6 +243,9 @@ mod tests {
             Source::Attached(3, End::Stdout),
             Source::Input(4),
             Source::Events,
+            Source::Handler,
+            Source::HandlerLog,
+            Source::HandlerProcess(5),
         ] {
             assert_eq!(Source::of(source.name()), Some(source));
         }

@@ -4,17 +4,22 @@
 
 use crate::container::{DRAIN, Ending, RETRY, State};
 use crate::exitfile;
+use crate::foreign::Foreign;
 use crate::framing::now_nanos;
+use crate::launch::{Handler, Process};
 use crate::oom;
 use crate::serve::Shim;
 use crate::wire::{Payload, chain};
-use std::time::Instant;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 use sys::rustix::io::Errno;
-use sys::rustix::process::{Pid, WaitOptions, WaitStatus, wait};
+use sys::rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 use types::shim::{ExitRecord, WatchResponse};
 
 /// Exit code of a container whose program could not be executed, as in containerd.
 pub(crate) const START_FAILED: u32 = 128;
+/// How long the end of a process that was killed, and is not ours to reap, is waited for.
+const LOST_WITHIN: Duration = Duration::from_secs(2);
 /// 128 + SIGKILL.
 pub(crate) const KILLED: u32 = 137;
 
@@ -33,6 +38,50 @@ impl Shim {
                 Err(Errno::INTR) => {}
                 // Nobody is left, or nobody has ended.
                 Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// What the handler's shim told since it was last looked at.
+    pub(crate) fn handler_news(&mut self, now: Instant) {
+        let Handler::Shim(foreign) = &self.handler else { return };
+        let foreign = Rc::clone(foreign);
+        for (pid, code) in foreign.take_ended(&self.poll) {
+            self.ended(pid, code, code == KILLED);
+        }
+        foreign.on_time(now);
+        if foreign.is_broken() {
+            self.handler_gone(&foreign);
+        }
+    }
+
+    /// The handler's shim has ended, and with it whoever reads what its containers write: they end too. This shim
+    /// reaps those that nobody has reaped.
+    fn handler_gone(&mut self, foreign: &Foreign) {
+        self.log("the handler's shim has ended or hangs: its containers are killed");
+        let left = foreign.give_up(&self.poll);
+        for container in &self.containers {
+            if let Process::Shim(process) = &container.process
+                && let Err(e) = process.cgroup().kill()
+            {
+                self.log(&format!("container {}: kill: {}", container.id, chain(&e)));
+            }
+        }
+        for wait in left {
+            if let Some(pidfd) = &wait.pidfd {
+                let _ = sys::pidfd::send_signal(pidfd, Signal::KILL);
+                if sys::pidfd::is_child(pidfd) == Ok(true) {
+                    continue;
+                }
+                let _ = sys::pidfd::ended_within(pidfd, LOST_WITHIN);
+            }
+            let number = wait.pid.as_raw_nonzero().get().unsigned_abs();
+            match self.containers.iter().position(|c| c.is_alive() && c.process.pid() == number) {
+                Some(index) => {
+                    let message = "the handler's shim ended and did not tell how this process did".to_owned();
+                    self.container_ended(index, KILLED, false, message);
+                }
+                None => self.ended(wait.pid, KILLED, true),
             }
         }
     }

@@ -2,6 +2,7 @@
 //! pod has an answer: namespaces, network and mounts of the pod are the daemon's.
 
 use crate::connection::ReplyTo;
+use crate::launch::Handler;
 use crate::serve::{Shim, bounded};
 use crate::task::{decode, timestamp};
 use crate::wire::{Payload, Refusal};
@@ -128,6 +129,13 @@ impl Shim {
     /// Removes what is the shim's own; the loop ends after this event.
     fn leave(&mut self) {
         self.sweep_cgroups();
+        if let Handler::Shim(foreign) = &self.handler {
+            // It stays as long as it knows a container.
+            for container in &self.containers {
+                container.process.removed().iter().for_each(|failed| self.log(failed));
+            }
+            foreign.end(&self.poll);
+        }
         for container in &self.containers {
             if let Err(e) = container.process.cgroup().remove() {
                 self.log(&format!("container {}: {}", container.id, crate::wire::chain(&e)));

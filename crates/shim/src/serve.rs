@@ -122,7 +122,7 @@ pub(crate) fn serve(options: Options) -> io::Result<()> {
     let seccomp_cache = options.seccomp_cache.unwrap_or_else(|| options.directory.join(SECCOMP_CACHE));
     let mut shim = Shim::new(options.id, seccomp_cache, listener, signals, pause)?;
     shim.log_line = options.log_line;
-    shim.handler = Handler::new(options.handler, &options.directory);
+    shim.handler = Handler::new(options.handler, &shim.id, &options.directory);
     shim.containerd = options.origin.map(Containerd::new).transpose()?.map(Box::new);
     shim.run()?;
     shim.last_words();
@@ -220,6 +220,23 @@ impl Shim {
             Source::Attached(key, end) => self.on_attached(key, end),
             Source::Input(key) => self.on_input(key),
             Source::Events => self.on_events(),
+            Source::Handler => {
+                if let Handler::Shim(foreign) = &self.handler {
+                    foreign.on_readable();
+                }
+            }
+            Source::HandlerProcess(stream) => {
+                if let Handler::Shim(foreign) = &self.handler {
+                    foreign.on_process(&self.poll, stream);
+                }
+            }
+            Source::HandlerLog => {
+                if let Handler::Shim(foreign) = &self.handler
+                    && let Some(text) = foreign.on_log()
+                {
+                    self.log(&text);
+                }
+            }
         }
     }
 
@@ -239,11 +256,16 @@ impl Shim {
     fn deadline(&self) -> Option<Instant> {
         let containers = self.containers.iter().filter_map(Container::deadline);
         let execs = self.execs.iter().filter_map(Exec::deadline);
+        let handler = match &self.handler {
+            Handler::Shim(foreign) => foreign.deadline(),
+            Handler::Own | Handler::Oci(_) => None,
+        };
         let sessions = self.sessions.iter().filter_map(Session::deadline);
-        containers.chain(execs).chain(sessions).chain(self.events_deadline()).min()
+        containers.chain(execs).chain(sessions).chain(handler).chain(self.events_deadline()).min()
     }
 
     fn on_time(&mut self, now: Instant) {
+        self.handler_news(now);
         for index in 0..self.containers.len() {
             self.let_slow_clients_go(index, now);
             self.containers[index].let_fifos_go(now);

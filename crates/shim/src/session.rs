@@ -20,7 +20,7 @@ use crate::connection::ReplyTo;
 use crate::exec::is_removed;
 use crate::fifo::{Address, Ends};
 use crate::framing::now_nanos;
-use crate::launch::Further;
+use crate::launch::{Further, Handler};
 use crate::poll::End;
 use crate::reaper::{KILLED, START_FAILED};
 use crate::serve::{Shim, bounded};
@@ -500,6 +500,13 @@ impl Shim {
         }
         match &session.state {
             State::Made(_) => Err(Refusal::state(format!("exec_id: process {} is not started", session.id))),
+            // A foreign shim may have reaped it, and its number may be another's.
+            State::Running { pid, cgroup }
+                if matches!(self.handler, Handler::Shim(_))
+                    && !cgroup.processes().is_ok_and(|all| all.contains(&pid.as_raw_pid())) =>
+            {
+                Err(Refusal::not_found(format!("exec_id: process {} has ended", session.id)))
+            }
             // Not reaped, so the number is its own.
             State::Running { pid, .. } => {
                 kill_process(*pid, signal).map_err(|e| Refusal::internal("signal the process", &e))

@@ -126,8 +126,17 @@ fn start(request: &SpawnRequest, listener: UnixListener) -> Result<OwnedFd, Shim
     if request.log_line != LOG_LINE_DEFAULT {
         command.arg("--log-line").arg(request.log_line.to_string());
     }
-    if let Some(Handler::Oci { path }) = &request.handler {
-        command.arg("--oci").arg(path);
+    match &request.handler {
+        None => {}
+        Some(Handler::Oci { path }) => {
+            command.arg("--oci").arg(path);
+        }
+        Some(Handler::Shim { path, runtime }) => {
+            command.arg("--shim").arg(path);
+            if let Some(runtime) = runtime {
+                command.arg("--shim-runtime").arg(runtime);
+            }
+        }
     }
     // Chunks in the allocator's per-thread cache would hold pages that are else given back.
     command.env_clear().env("RUST_BACKTRACE", "1").env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");

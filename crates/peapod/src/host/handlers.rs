@@ -26,8 +26,9 @@ use sys::rustix::{
     fs::{MemfdFlags, Mode, OFlags, memfd_create, open},
     io::Errno,
     mount::{MountFlags, mount, mount_bind},
+    process::{Pid, Signal},
 };
-use types::handler::{Handler, state_root};
+use types::handler::{Handler, NAMESPACE, shim_directory, state_root};
 
 /// `features` only prints.
 const FEATURES_WITHIN: Duration = Duration::from_secs(5);
@@ -35,6 +36,8 @@ const FEATURES_WITHIN: Duration = Duration::from_secs(5);
 const MOST_FEATURES: u64 = 1 << 20;
 /// `delete --force` of a container whose processes are killed.
 const DELETE_WITHIN: Duration = Duration::from_secs(10);
+/// A killed shim ends within.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
 /// So much of what a failed program wrote is told.
 const MOST_TOLD: u64 = 1024;
 /// mount(2) takes one page of options, with its NUL.
@@ -107,6 +110,9 @@ impl Handlers {
                 Fault::Invalid(field),
             ))
         };
+        if matches!(handler, Handler::Shim { .. }) && container.spec.tty {
+            return refused("config.tty", "terminals: its shim keeps them to itself");
+        }
         let rro = container.spec.mounts.iter().any(|mount| mount.recursive_readonly);
         if rro && !self.features(handler).is_ok_and(|features| features.rro) {
             return refused(
@@ -275,7 +281,7 @@ pub(super) fn drop_container(pod: &PodPlan, plan: &ContainerPlan) -> Result<()> 
 /// The same for whatever is left beneath a pod's directory.
 pub(super) fn drop_pod(pod: &PodPlan) -> Result<()> {
     let Some(handler) = &pod.handler else { return Ok(()) };
-    for place in names(&state_root(&pod.paths.dir))? {
+    for place in names(&place_of(&pod.paths.dir, handler))? {
         forget(&pod.paths.dir, handler, &place)?;
     }
     let bundles = pod.paths.dir.join("c");
@@ -298,6 +304,39 @@ pub(super) fn drop_groups(mounts: &Mounts, pod: &PodPlan) -> Result<()> {
     Ok(())
 }
 
+/// The `--root` of the program: shims put containerd's namespace below what they are told.
+fn place_of(dir: &Path, handler: &Handler) -> PathBuf {
+    match handler {
+        Handler::Oci { .. } => state_root(dir),
+        Handler::Shim { .. } => state_root(dir).join(NAMESPACE),
+    }
+}
+
+/// Ends a foreign shim that its pod's own shim did not end: all that works in its directory, as shims do.
+pub(super) fn drop_shim(pod: &PodPlan) -> Result<()> {
+    const DOING: &str = "cannot end the shim of the pod's handler";
+    let Some(Handler::Shim { .. }) = &pod.handler else { return Ok(()) };
+    let place = shim_directory(&pod.paths.dir).join(pod.id.as_str());
+    let gone = sys::wait::until(KILLED_WITHIN, || {
+        let found = super::processes::working_in(&place);
+        found.iter().filter_map(|pid| Pid::from_raw(*pid)).try_for_each(|pid| {
+            match sys::pidfd::open(pid).and_then(|process| {
+                // Looked at anew: the number may have become another's meanwhile.
+                let still = super::processes::working_in(&place).contains(&pid.as_raw_pid());
+                if still { sys::pidfd::send_signal(&process, Signal::KILL).map(drop) } else { Ok(()) }
+            }) {
+                Err(Errno::SRCH) => Ok(()),
+                other => other,
+            }
+        })?;
+        Ok::<_, Errno>(found.is_empty())
+    });
+    match gone.map_err(failed(DOING))? {
+        true => Ok(()),
+        false => Err(HostError::new(format!("{DOING}: it does not end"), Fault::Deadline)),
+    }
+}
+
 fn names(dir: &Path) -> Result<Vec<String>> {
     let doing = || format!("cannot read {}", dir.display());
     let entries = match fs::read_dir(dir) {
@@ -314,7 +353,7 @@ fn names(dir: &Path) -> Result<Vec<String>> {
 /// Has the program delete what it still knows of a container, so that it also runs the hooks that come after. A
 /// program that cannot is told of; its state goes all the same.
 fn forget(dir: &Path, handler: &Handler, id: &str) -> Result<()> {
-    let root = state_root(dir);
+    let root = place_of(dir, handler);
     let state = root.join(id);
     match fs::symlink_metadata(&state) {
         Ok(found) if found.is_dir() => {}
@@ -393,6 +432,8 @@ mod tests {
             assert_eq!(error.fault, Fault::Invalid(FIELD));
             assert!(error.to_string().contains(why) && error.to_string().contains("`x`"), "{error}");
         }
+        let shim = Handler::Shim { path: "/bin/sh".into(), runtime: Some("/nonexistent".into()) };
+        assert!(handlers("x", shim).check_pod("x").is_err());
         assert!(handlers("x", Handler::Oci { path: "/bin/sh".into() }).check_pod("x").is_ok());
         assert!(handlers("x", Handler::Oci { path: "/nonexistent".into() }).check_pod("").is_ok());
     }

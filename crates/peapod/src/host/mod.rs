@@ -173,7 +173,12 @@ impl Host for LinuxHost {
     }
 
     async fn drop_shim(&self, plan: &PodPlan) -> Result<()> {
-        self.shims.drop_shim(plan).await
+        self.shims.drop_shim(plan).await?;
+        if plan.handler.is_none() {
+            return Ok(());
+        }
+        let plan = plan.clone();
+        blocking("ending the handler's shim", move || handlers::drop_shim(&plan)).await
     }
 
     async fn detach(&self, plan: &PodPlan) -> Result<()> {

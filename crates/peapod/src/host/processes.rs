@@ -31,6 +31,14 @@ pub(super) fn shim(pid: u32, argument: &Path) -> Option<OwnedFd> {
     (fits && lives).then_some(process)
 }
 
+/// Processes whose working directory is this one, of those that are in the caller's PID namespace.
+pub(super) fn working_in(directory: &Path) -> Vec<i32> {
+    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let works = |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == directory);
+    numbers.filter(|pid| works(pid) && is_near(pid.unsigned_abs())).collect()
+}
+
 /// Whether it sees the numbers of processes that the caller sees.
 fn is_near(pid: u32) -> bool {
     let namespace = |of: &str| {
@@ -75,6 +83,18 @@ mod tests {
     fn end(mut child: Child) {
         drop(child.stdin.take());
         child.wait().expect("wait");
+    }
+
+    #[test]
+    fn who_works_in_a_directory_is_found() {
+        let place = std::env::temp_dir().join(format!("peapod-test-works-{}", std::process::id()));
+        fs::create_dir(&place).expect("mkdir");
+        assert_eq!(working_in(&place), [] as [i32; 0]);
+        let mut child = Command::new("/bin/sleep").arg("1000").current_dir(&place).spawn().expect("spawn");
+        assert_eq!(working_in(&place), [child.id().cast_signed()]);
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        fs::remove_dir(&place).expect("rmdir");
     }
 
     #[test]
