@@ -12,6 +12,7 @@ mod confine;
 mod console;
 mod devices;
 mod hide;
+mod home;
 mod mounts;
 pub(crate) mod outside;
 mod root;

@@ -1,6 +1,6 @@
 //! What takes rights away from the process, and the exec.
 
-use super::mounts::detached;
+use super::{home, mounts::detached};
 use crate::{
     failure::{Failure, Message, Step},
     hooks::Hooks,
@@ -173,13 +173,14 @@ fn last_steps(process: &ProcessPlan, hooks: Option<&Hooks>) -> Result<Errno, Mes
         Ok(path) => path,
         Err(errno) => return Ok(errno),
     };
+    let with_home = home::environment(process);
     let files = hooks.map(Hooks::before_start).transpose()?.unwrap_or_default();
     drop_rights(process)?;
     // With the rights and the filter of the program, as runc does it (libcontainer/standard_init_linux.go).
     if let Some(hooks) = hooks {
         hooks.run_start_container(files)?;
     }
-    Ok(exec::execve(path, &process.argv, &process.env))
+    Ok(exec::execve(path, &process.argv, with_home.as_ref().unwrap_or(&process.env)))
 }
 
 fn drop_rights(process: &ProcessPlan) -> Result<(), Failure> {

@@ -22,6 +22,33 @@ fn the_exit_code_is_the_programs_or_128_and_its_signal() {
 }
 
 #[test]
+fn a_process_without_a_home_gets_that_of_its_user() {
+    use std::io::Write;
+    let mut bundle = Bundle::sh("echo $HOME");
+    bundle.spec["process"]["env"] = json!(["PATH=/bin"]);
+    assert_eq!(bundle.run_well().out, "/\n", "there is no /etc/passwd");
+    let etc = bundle.rootfs().join("etc");
+    std::fs::create_dir_all(&etc).expect("mkdir");
+    std::fs::File::create(etc.join("passwd"))
+        .and_then(|mut file| file.write_all(b"a:x:0:0::/root:/bin/sh\nb:x:5:5::/home/b:/bin/sh\n"))
+        .expect("write");
+    assert_eq!(bundle.run_well().out, "/root\n");
+    bundle.spec["process"]["user"] = json!({ "uid": 5, "gid": 5 });
+    assert_eq!(bundle.run_well().out, "/home/b\n");
+    bundle.spec["process"]["env"] = json!(["PATH=/bin", "HOME=/own"]);
+    assert_eq!(bundle.run_well().out, "/own\n");
+    // A file that leads out of the root, or that nobody would ever write to.
+    bundle.spec["process"]["env"] = json!(["PATH=/bin"]);
+    std::fs::remove_file(etc.join("passwd")).expect("remove");
+    std::os::unix::fs::symlink("/../../../../etc/passwd", etc.join("passwd")).expect("link");
+    assert_eq!(bundle.run_well().out, "/\n", "it leads to itself");
+    std::fs::remove_file(etc.join("passwd")).expect("remove");
+    let made = std::process::Command::new("mkfifo").arg(etc.join("passwd")).status();
+    assert!(made.expect("run").success());
+    assert_eq!(bundle.run_well().out, "/\n");
+}
+
+#[test]
 fn a_program_that_is_not_there_is_told_in_known_words_and_leaves_nothing() {
     let mut bundle = Bundle::new();
     for (program, code, text) in [
