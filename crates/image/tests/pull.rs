@@ -79,6 +79,44 @@ async fn an_image_is_pulled_by_tag_listed_found_and_removed() {
 }
 
 #[tokio::test]
+async fn annotations_of_layers_change_nothing() {
+    // Keys that other runtimes' stores and snapshotters obey.
+    const KEYS: [&str; 6] = [
+        "containerd.io/snapshot/uidmapping",
+        "containerd.io/snapshot/gidmapping",
+        "containerd.io/snapshot/overlay.opaque",
+        "containerd.io/uncompressed",
+        "containerd.io/distribution.source.example.com",
+        "org.opencontainers.image.ref.name",
+    ];
+    let place = Place::new();
+    let server = Server::start().await;
+    let images = place.open().await;
+    let layer = Tar::new().dir("etc/").owned(b'0', "etc/a", 0o4755, 1, 2).end();
+    let plain = Image::new(std::slice::from_ref(&layer), gzip);
+    let annotated = Image::new(&[layer], zstd).changed(|manifest| {
+        for key in KEYS {
+            manifest["layers"][0]["annotations"][key] = json!("0:100000:65536");
+            manifest["annotations"][key] = json!("0:100000:65536");
+            manifest["config"]["annotations"][key] = json!("0:100000:65536");
+        }
+    });
+    let mut shapes = Vec::new();
+    for (tag, image) in [("plain", &plain), ("annotated", &annotated)] {
+        server.put("a", tag, image);
+        let name = reference(&server, &format!("a:{tag}"));
+        pulled(&images, &name).await;
+        let resolved = images.resolve(&name.to_string()).expect("resolved");
+        shapes.push(shape(&resolved.layers[0]));
+        // Each is unpacked for itself.
+        images.remove(&name.to_string()).await.expect("removed");
+        images.settled().await;
+    }
+    assert!(shapes[0].iter().any(|line| line.starts_with("etc/a file") && line.contains(" 4755 1:2")));
+    assert_eq!(shapes[0], shapes[1]);
+}
+
+#[tokio::test]
 async fn indexes_docker_manifests_and_all_compressions_are_taken() {
     let place = Place::new();
     let server = Server::start().await;

@@ -15,7 +15,7 @@ pub mod registry;
 
 pub use call::{Client, container, pod, shell};
 pub use daemon::{Daemon, binary};
-pub use image::{BUSYBOX, busybox_archive};
+pub use image::{BUSYBOX, archive_of_traps, archive_with_labels, busybox_archive};
 
 /// Runs a test's story on a small runtime.
 ///
