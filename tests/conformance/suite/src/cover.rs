@@ -40,7 +40,6 @@ const NOT_COVERED: &[(&str, &str)] = &[
     ("StatusResponse.status.conditions.message", "words for people"),
     ("MetricDescriptor.help", "words for people"),
     ("RestorePodResponse.", "neither runtime restores pods"),
-    ("PodSandboxStatus.network.additional_ips.", "the test node's network has one family of addresses"),
     ("Image.spec.", "an image need not tell its specification, and neither runtime does"),
     ("ContainerStatus.mounts.image.annotations", "the request's own, of which nothing need be told"),
     ("ContainerStatus.mounts.image.runtime_handler", "the request's own, of which nothing need be told"),

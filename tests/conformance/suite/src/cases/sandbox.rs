@@ -1,7 +1,7 @@
 //! Pods: identity, life, host name, DNS, logs, labels, sysctls, addresses.
 
 use crate::{
-    case::{Case, between, case, differs, has, holds, is, refused},
+    case::{Case, between, case, differs, has, holds, is, refused, skip},
     host,
     story::{PodWords as _, Test, map, words},
 };
@@ -60,6 +60,12 @@ pub fn cases() -> Vec<Case> {
             "CRI PodSandboxNetworkStatus",
             "ps.network.ip",
             address,
+        ),
+        case(
+            "sandbox: it has an address of the other family, too, and is reached by it",
+            "CRI PodSandboxNetworkStatus.additional_ips; Kubernetes dual-stack",
+            "ps.network.additional_ips.ip",
+            both_families,
         ),
         case(
             "sandbox: its cgroups are beneath the parent",
@@ -413,6 +419,26 @@ async fn address(t: Test) -> Result<()> {
     let ip = pod.ip().await?;
     has("ip addr", &c.sh("ip addr show eth0").await?, &format!("inet {ip}/"))?;
     has("ip link", &c.sh("ip link show lo").await?, "UP")
+}
+
+async fn both_families(t: Test) -> Result<()> {
+    if !std::path::Path::new("/proc/net/if_inet6").exists() {
+        return skip("the kernel has no IPv6");
+    }
+    let (pod, other) = (t.pod().await?, t.container(|_| {}).await?);
+    let network = pod.status().await?.network.context("no network")?;
+    is("further addresses", network.additional_ips.len(), 1)?;
+    let first: std::net::IpAddr = network.ip.parse().context("ip")?;
+    let further: std::net::IpAddr = network.additional_ips[0].ip.parse().context("additional_ips")?;
+    is("IPv4 comes first, as the node's network has it", (first.is_ipv4(), further.is_ipv6()), (true, true))?;
+    let c = pod.run(|_| {}).await?;
+    has("ip addr", &c.sh("ip -6 addr show eth0 scope global").await?, &format!("inet6 {further}/"))?;
+    differs(
+        "the other pod's",
+        other.pod.status().await?.network.unwrap_or_default().additional_ips,
+        network.additional_ips,
+    )?;
+    other.sh(&format!("ping -6 -c 1 -w 5 {further}")).await.map(|_| ())
 }
 
 async fn cgroup_parent(t: Test) -> Result<()> {
