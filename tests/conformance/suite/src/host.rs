@@ -164,12 +164,17 @@ pub fn eth0_bytes(text: &str) -> Result<(u64, u64)> {
     }
 }
 
-/// A process of that cgroup with that command line.
+/// A process with that command line, of that cgroup or of one beneath it: a runtime may give a command a group of its
+/// own there.
 #[must_use]
 pub fn process_with(command: &str, group: &Path) -> Option<u32> {
-    let members = std::fs::read_to_string(group.join("cgroup.procs")).ok()?;
+    let members = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     let mut pids = members.lines().filter_map(|line| line.parse().ok());
-    pids.find(|pid| proc_file(*pid, "cmdline").is_ok_and(|line| line == command))
+    pids.find(|pid| proc_file(*pid, "cmdline").is_ok_and(|line| line == command)).or_else(|| {
+        let mut beneath = std::fs::read_dir(group).ok()?.flatten();
+        beneath
+            .find_map(|entry| entry.path().is_dir().then(|| process_with(command, &entry.path())).flatten())
+    })
 }
 
 /// The minor number of a miscellaneous device (major 10) that anybody may open, if the cgroup lets him, and that is not
