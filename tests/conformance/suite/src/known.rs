@@ -76,7 +76,6 @@ const CONTAINERD: &[(&str, &str)] = &[
     ("refused: a pod with a host name that has a line's end", UNCHECKED),
     ("refused: a pod with a DNS server that is no address", UNCHECKED),
     ("refused: a pod with an unknown mode of a namespace", UNCHECKED),
-    ("refused: a pod with an address of the host that is none", UNCHECKED),
     ("refused: a pod with a cgroup parent that leads elsewhere", UNCHECKED),
     ("refused: a container without a name", UNCHECKED),
     ("refused: a container with an unknown propagation", UNCHECKED),
