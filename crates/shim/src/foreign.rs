@@ -10,9 +10,10 @@
 //!              log, exit record
 //! ```
 //!
-//! The loop waits while a call is answered, so each has its time ([`CALL`], [`QUICK`]). A foreign shim that ends, or that is
-//! ended because it does not tell of a process which has, takes the other ends of its containers' outputs along: they are killed then. As this shim is a subreaper they become its
-//! children, and their true exit codes are told; of one that was reaped before, and not told of, it is 137.
+//! The loop waits while a call is answered, so each has its time ([`CALL`], [`QUICK`]). A foreign shim that ends, or
+//! that is ended because it does not tell of a process which has, takes the other ends of its containers' outputs
+//! along: they are killed then. As this shim is a subreaper they become its children, and their true exit codes are
+//! told; of one that was reaped before, and not told of, it is 137.
 
 use crate::launch::{Further, NotStarted, read_spec};
 use crate::oci::{Started, gather};
@@ -535,10 +536,10 @@ impl Live {
         Ok(self.stream)
     }
 
-    /// Reads what is there.
+    /// Reads what is there, and no more at a time than the largest answer has.
     fn receive(&mut self) {
         let mut buffer = [0; 4096];
-        loop {
+        while self.input.len() <= HEADER + MOST_ANSWER {
             match recv(&self.socket, &mut buffer, RecvFlags::empty()) {
                 Ok((0, _)) => {
                     self.broken = true;
@@ -582,6 +583,8 @@ impl Live {
                 }
             }
         }
+        // One call is under way at a time, so one answer is due: who answers on and on is no shim.
+        self.broken |= kept.len() > HEADER + MOST_ANSWER;
         kept.extend(rest);
         self.input = kept;
     }
@@ -590,9 +593,10 @@ impl Live {
     fn answer(&mut self, stream: u32) -> Option<Response> {
         let (found, used) = frame(&self.input).ok().flatten()?;
         let bytes: Vec<u8> = self.input.drain(..used).collect();
-        let response =
-            Response::parse_from_bytes(bytes.get(HEADER..).unwrap_or_default()).unwrap_or_default();
-        (found == stream).then_some(response)
+        let response = Response::parse_from_bytes(bytes.get(HEADER..).unwrap_or_default());
+        // An answer that is none must not pass for an empty one, which says that all went well.
+        self.broken |= response.is_err();
+        response.ok().filter(|_| found == stream)
     }
 }
 
@@ -607,13 +611,13 @@ fn frame(bytes: &[u8]) -> Result<Option<(u32, usize)>, ()> {
     Ok((rest.len() >= length).then_some((u32::from_be_bytes([s0, s1, s2, s3]), HEADER + length)))
 }
 
-/// The code that a Wait call was answered with. One that was refused tells no code.
+/// The code that a Wait call was answered with. One that was refused, or answered with what is no answer, tells none.
 fn code_of(data: &[u8]) -> u32 {
-    let response = Response::parse_from_bytes(data).unwrap_or_default();
-    let payload = answered(response, "Wait").and_then(|payload| {
-        api::WaitResponse::parse_from_bytes(&payload).map_err(|e| Refusal::internal("Wait", &e))
-    });
-    payload.map_or(crate::reaper::KILLED, |response| response.exit_status)
+    let unread = |e: protobuf::Error| Refusal::internal("Wait", &e);
+    let response = Response::parse_from_bytes(data).map_err(unread);
+    let payload = response.and_then(|response| answered(response, "Wait"));
+    let response = payload.and_then(|payload| api::WaitResponse::parse_from_bytes(&payload).map_err(unread));
+    response.map_or(crate::reaper::KILLED, |response| response.exit_status)
 }
 
 /// The payload of an answer, or what the shim refused it with.
@@ -854,7 +858,7 @@ mod tests {
         let told = api::WaitResponse { exit_status: 7, ..api::WaitResponse::default() };
         let payload = told.write_to_bytes().expect("encode");
         let response = Response { payload, ..Response::default() }.write_to_bytes().expect("encode");
-        assert_eq!((code_of(&response), code_of(&[0xff])), (7, 0));
+        assert_eq!((code_of(&response), code_of(&[0xff])), (7, crate::reaper::KILLED));
         let status = ttrpc::proto::Status { code: Code::NOT_FOUND.into(), ..Default::default() };
         let refused = Response { status: MessageField::some(status), ..Response::default() };
         assert_eq!(code_of(&refused.write_to_bytes().expect("encode")), crate::reaper::KILLED);
