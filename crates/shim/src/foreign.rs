@@ -15,32 +15,33 @@
 //! along: they are killed then. As this shim is a subreaper they become its children, and their true exit codes are
 //! told; of one that was reaped before, and not told of, it is 137.
 
+mod link;
+mod start;
+
 use crate::launch::{Further, NotStarted, read_spec};
 use crate::oci::{Started, gather};
 use crate::poll::{Interest, Poll, Source};
-use crate::wire::{HEADER, Refusal};
+use crate::wire::Refusal;
 use cgroup::Cgroup;
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use link::{Live, Wait, answered, ready};
 use prost::Message as _;
 use protobuf::{Message, MessageField};
 use std::cell::{Cell, RefCell};
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::os::unix::net::UnixStream;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sys::rustix::event::PollFlags;
 use sys::rustix::fd::{AsRawFd as _, OwnedFd};
-use sys::rustix::fs::{CWD, MemfdFlags, Mode, OFlags, fstat, memfd_create, mkfifoat, open};
+use sys::rustix::fs::{OFlags, fstat};
 use sys::rustix::io::Errno;
-use sys::rustix::net::{RecvFlags, SendFlags, recv, send};
 use sys::rustix::process::{Pid, Signal};
-use ttrpc::proto::{Code, Request, Response};
-use types::handler::{BootstrapParams, BootstrapResult, NAMESPACE, RuncOptions, shim_directory, state_root};
+use ttrpc::proto::Code;
+use types::handler::{RuncOptions, state_root};
 
 /// How long a call that makes processes may take, and the start of a shim. The daemon waits for 30 s.
 const CALL: Duration = Duration::from_secs(20);
@@ -50,14 +51,8 @@ const QUICK: Duration = Duration::from_secs(5);
 const TELLS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a shim may take to end, or to open what it was given.
 const SOON: Duration = Duration::from_secs(2);
-/// The largest answer that is read.
-const MOST_ANSWER: usize = 4 << 20;
-/// So much of what `start` prints is read.
-const MOST_SAID: u64 = 64 << 10;
 /// So much of a shim's log goes into ours.
 const MOST_LOG: u64 = 256 << 10;
-/// Frame type of a response.
-const RESPONSE: u8 = 2;
 /// Type of the runc options in containerd's registry.
 const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 /// Type of an OCI process there.
@@ -74,42 +69,6 @@ pub(crate) struct Foreign {
     directory: PathBuf,
     live: RefCell<Option<Live>>,
     execs: Cell<u64>,
-}
-
-/// One that runs.
-#[derive(Debug)]
-struct Live {
-    socket: UnixStream,
-    /// Its number; 0 if it did not say.
-    pid: u32,
-    /// Of the process, if it is this shim's child.
-    process: Option<OwnedFd>,
-    /// Where it logs to.
-    log: OwnedFd,
-    logged: u64,
-    /// Directory of its socket, which is named by this descriptor.
-    _place: OwnedFd,
-    service: &'static str,
-    input: Vec<u8>,
-    stream: u32,
-    waits: Vec<Wait>,
-    /// Ends that were told and not looked at yet.
-    ended: Vec<(Wait, u32)>,
-    broken: bool,
-}
-
-/// A Wait call that stands open.
-#[derive(Debug)]
-pub(crate) struct Wait {
-    stream: u32,
-    /// Whose end it tells.
-    pub(crate) pid: Pid,
-    /// Of that process; none: the shim had reaped it before it could be opened.
-    pub(crate) pidfd: Option<OwnedFd>,
-    /// The process has ended: when the shim must have said so.
-    due: Option<Instant>,
-    id: String,
-    exec_id: String,
 }
 
 /// A container's first process.
@@ -215,119 +174,6 @@ impl Foreign {
 
     fn failed(&self, doing: &str, why: impl std::fmt::Display) -> Refusal {
         Refusal::new(Code::INTERNAL, format!("{doing}: {}: {why}", self.program.display()))
-    }
-
-    /// Starts the shim and connects to it.
-    fn start(&self, epoll: &Poll) -> Result<(), Refusal> {
-        let base = shim_directory(&self.directory);
-        let bundle = base.join(&self.pod);
-        let step = |doing: &'static str| move |e: io::Error| self.failed(doing, e);
-        DirBuilder::new().recursive(true).mode(0o700).create(&bundle).map_err(step("make its directory"))?;
-        let mut config = File::create(bundle.join("config.json")).map_err(step("write its bundle"))?;
-        config.write_all(b"{\"ociVersion\":\"1.2.0\"}").map_err(step("write its bundle"))?;
-        let log = fifo(&bundle.join("log")).map_err(step("make its log"))?;
-        // unix(7) has room for 107 bytes: its directory goes by the number of a descriptor.
-        let place = open(&base, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        let place = place.map_err(io::Error::from).map_err(step("open its directory"))?;
-        let params = BootstrapParams {
-            instance_id: self.pod.clone(),
-            namespace: NAMESPACE.to_owned(),
-            containerd_version: env!("CARGO_PKG_VERSION").to_owned(),
-            socket_dir: Some(name_of(&place)),
-        };
-        let said = self.bootstrap(&bundle, &params.encode_to_vec())?;
-        let result = understood(&said).map_err(|why| self.failed("start the handler's shim", why))?;
-        let service = match (result.protocol.as_str(), result.version) {
-            ("ttrpc" | "", 3) => "containerd.task.v3.Task",
-            ("ttrpc" | "", 0..=2) => "containerd.task.v2.Task",
-            (protocol, version) => {
-                let text =
-                    format!("it speaks {protocol} of version {version}, and ttrpc of 2 or 3 is understood");
-                return Err(self.failed("start the handler's shim", text));
-            }
-        };
-        let path = result.address.strip_prefix("unix://").ok_or_else(|| {
-            self.failed(
-                "start the handler's shim",
-                format!("its address {:?} is none of unix://", result.address),
-            )
-        })?;
-        let socket = UnixStream::connect(path).map_err(step("connect to it"))?;
-        socket.set_nonblocking(true).map_err(step("connect to it"))?;
-        epoll.add(&socket, Source::Handler, Interest::READ).map_err(step("watch it"))?;
-        epoll.add(&log, Source::HandlerLog, Interest::READ).map_err(step("watch its log"))?;
-        *self.live.borrow_mut() = Some(Live {
-            socket,
-            pid: 0,
-            process: None,
-            log,
-            logged: 0,
-            _place: place,
-            service,
-            input: Vec::new(),
-            stream: 0,
-            waits: Vec::new(),
-            ended: Vec::new(),
-            broken: false,
-        });
-        let request = api::ConnectRequest { id: self.pod.clone(), ..api::ConnectRequest::default() };
-        let connected = self.call::<api::ConnectResponse>("Connect", &request, QUICK);
-        let found = connected.and_then(|connected| Ok((self.process(connected.shim_pid)?, connected)));
-        let ((_, process), connected) = match found {
-            Ok(found) => found,
-            Err(refusal) => {
-                // The next container gets another one; the daemon ends what is left with the pod.
-                self.give_up(epoll);
-                return Err(refusal);
-            }
-        };
-        if let Some(live) = self.live.borrow_mut().as_mut() {
-            live.pid = connected.shim_pid;
-            live.process = Some(process).filter(|process| sys::pidfd::is_child(process) == Ok(true));
-        }
-        Ok(())
-    }
-
-    /// Runs `start`, and gives what it prints.
-    fn bootstrap(&self, bundle: &Path, params: &[u8]) -> Result<Vec<u8>, Refusal> {
-        let step = |e: io::Error| self.failed("start the handler's shim", e);
-        // Files of memory: nobody reads while it runs.
-        let memory = || memfd_create(c"shim", MemfdFlags::CLOEXEC).map(File::from).map_err(io::Error::from);
-        let (mut input, mut out, mut err) =
-            (memory().map_err(step)?, memory().map_err(step)?, memory().map_err(step)?);
-        input.write_all(params).and_then(|()| input.rewind()).map_err(step)?;
-        let mut command = Command::new(&self.program);
-        command.args([
-            "-namespace",
-            NAMESPACE,
-            "-address",
-            "",
-            "-publish-binary",
-            "",
-            "-id",
-            &self.pod,
-            "start",
-        ]);
-        command.env_clear().env("PATH", PATH).env("GOMAXPROCS", "2").env("MAX_SHIM_VERSION", "3");
-        command.env("TTRPC_ADDRESS", "").env("GRPC_ADDRESS", "").env("NAMESPACE", NAMESPACE);
-        command.current_dir(bundle);
-        command.stdin(input).stdout(out.try_clone().map_err(step)?).stderr(err.try_clone().map_err(step)?);
-        let read = |file: &mut File| {
-            let mut bytes = Vec::new();
-            file.rewind().and_then(|()| file.take(MOST_SAID).read_to_end(&mut bytes)).map(|_| bytes)
-        };
-        match sys::program::run_within(command, CALL).map_err(step)? {
-            Some(status) if status.success() => read(&mut out).map_err(step),
-            Some(status) => {
-                let said = read(&mut err).unwrap_or_default();
-                let said = String::from_utf8_lossy(&said);
-                Err(self.failed("start the handler's shim", format!("{status}: {}", said.trim())))
-            }
-            None => {
-                let text = format!("it took longer than {} s and was killed", CALL.as_secs());
-                Err(self.failed("start the handler's shim", text))
-            }
-        }
     }
 
     /// One call and its answer.
@@ -495,186 +341,6 @@ impl Foreign {
     }
 }
 
-impl Wait {
-    fn unwatch(&self, epoll: &Poll) {
-        if let Some(pidfd) = &self.pidfd {
-            epoll.remove(pidfd);
-        }
-    }
-}
-
-impl Live {
-    fn send(&mut self, method: &str, request: &impl Message, until: Instant) -> Result<u32, Refusal> {
-        let internal = |e: &dyn std::error::Error| Refusal::internal(method, e);
-        let payload = request.write_to_bytes().map_err(|e| internal(&e))?;
-        let request = Request {
-            service: self.service.to_owned(),
-            method: method.to_owned(),
-            payload,
-            ..Request::default()
-        };
-        let data = request.write_to_bytes().map_err(|e| internal(&e))?;
-        // A client's streams are odd.
-        self.stream = if self.stream == 0 { 1 } else { self.stream.wrapping_add(2) };
-        let length = u32::try_from(data.len()).map_err(|e| internal(&e))?;
-        let mut frame = length.to_be_bytes().to_vec();
-        frame.extend(self.stream.to_be_bytes());
-        frame.extend([1, 0]);
-        frame.extend(data);
-        let mut rest = frame.as_slice();
-        while !rest.is_empty() {
-            match send(&self.socket, rest, SendFlags::NOSIGNAL) {
-                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if ready(&self.socket, PollFlags::OUT, until) => {}
-                Err(e) => {
-                    self.broken = true;
-                    return Err(internal(&io::Error::from(e)));
-                }
-            }
-        }
-        Ok(self.stream)
-    }
-
-    /// Reads what is there, and no more at a time than the largest answer has.
-    fn receive(&mut self) {
-        let mut buffer = [0; 4096];
-        while self.input.len() <= HEADER + MOST_ANSWER {
-            match recv(&self.socket, &mut buffer, RecvFlags::empty()) {
-                Ok((0, _)) => {
-                    self.broken = true;
-                    break;
-                }
-                Ok((count, _)) => self.input.extend(buffer.get(..count).unwrap_or_default()),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(_) => {
-                    self.broken = true;
-                    break;
-                }
-            }
-        }
-        self.sort_out();
-    }
-
-    /// Answers of Wait calls are put aside; that of a call that somebody waits for stays at the front.
-    fn sort_out(&mut self) {
-        let mut kept = Vec::new();
-        let mut rest = std::mem::take(&mut self.input);
-        loop {
-            match frame(&rest) {
-                Ok(None) => break,
-                Ok(Some((stream, used))) => {
-                    let bytes: Vec<u8> = rest.drain(..used).collect();
-                    match self.waits.iter().position(|wait| wait.stream == stream) {
-                        Some(at) => {
-                            let wait = self.waits.swap_remove(at);
-                            let code = code_of(bytes.get(HEADER..).unwrap_or_default());
-                            self.ended.push((wait, code));
-                        }
-                        // Also of a call that nobody waits for any more.
-                        None if stream == self.stream => kept.extend(bytes),
-                        None => {}
-                    }
-                }
-                Err(()) => {
-                    self.broken = true;
-                    break;
-                }
-            }
-        }
-        // One call is under way at a time, so one answer is due: who answers on and on is no shim.
-        self.broken |= kept.len() > HEADER + MOST_ANSWER;
-        kept.extend(rest);
-        self.input = kept;
-    }
-
-    /// The answer of a call, if it is there.
-    fn answer(&mut self, stream: u32) -> Option<Response> {
-        let (found, used) = frame(&self.input).ok().flatten()?;
-        let bytes: Vec<u8> = self.input.drain(..used).collect();
-        let response = Response::parse_from_bytes(bytes.get(HEADER..).unwrap_or_default());
-        // An answer that is none must not pass for an empty one, which says that all went well.
-        self.broken |= response.is_err();
-        response.ok().filter(|_| found == stream)
-    }
-}
-
-/// The stream and the length of the frame that the bytes begin with, if it is whole. An error: no answer at all.
-fn frame(bytes: &[u8]) -> Result<Option<(u32, usize)>, ()> {
-    let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
-    let [l0, l1, l2, l3, s0, s1, s2, s3, kind, _flags] = *header;
-    let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
-    if kind != RESPONSE || length > MOST_ANSWER {
-        return Err(());
-    }
-    Ok((rest.len() >= length).then_some((u32::from_be_bytes([s0, s1, s2, s3]), HEADER + length)))
-}
-
-/// The code that a Wait call was answered with. One that was refused, or answered with what is no answer, tells none.
-fn code_of(data: &[u8]) -> u32 {
-    let unread = |e: protobuf::Error| Refusal::internal("Wait", &e);
-    let response = Response::parse_from_bytes(data).map_err(unread);
-    let payload = response.and_then(|response| answered(response, "Wait"));
-    let response = payload.and_then(|payload| api::WaitResponse::parse_from_bytes(&payload).map_err(unread));
-    response.map_or(crate::reaper::KILLED, |response| response.exit_status)
-}
-
-/// The payload of an answer, or what the shim refused it with.
-fn answered(response: Response, method: &str) -> Result<Vec<u8>, Refusal> {
-    match response.status.into_option() {
-        Some(status) if status.code.value() != Code::OK as i32 => {
-            let code = status.code.enum_value().unwrap_or(Code::INTERNAL);
-            Err(Refusal::new(code, format!("the handler's shim: {method}: {}", status.message)))
-        }
-        Some(_) | None => Ok(response.payload),
-    }
-}
-
-/// Whether a socket is ready before the moment.
-fn ready(socket: &UnixStream, what: PollFlags, until: Instant) -> bool {
-    let left = until.saturating_duration_since(Instant::now());
-    let left = Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(left.subsec_nanos()),
-    };
-    let mut polled = [PollFd::new(socket, what)];
-    sys::rustix::io::retry_on_intr(|| poll(&mut polled, Some(&left))).is_ok_and(|count| count > 0)
-}
-
-/// What `start` printed: a message since containerd 2.3, before that JSON or a bare address
-/// (containerd:core/runtime/v2/shim.go).
-fn understood(said: &[u8]) -> Result<BootstrapResult, String> {
-    let text = String::from_utf8_lossy(said);
-    let text = text.trim();
-    if text.starts_with('{') {
-        let value: serde_json::Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        let word = |key: &str| value.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-        let version = value.get("version").and_then(serde_json::Value::as_i64).unwrap_or_default();
-        let version = i32::try_from(version).map_err(|e| e.to_string())?;
-        return Ok(BootstrapResult { version, address: word("address"), protocol: word("protocol") });
-    }
-    if text.starts_with("unix://") {
-        let address = text.to_owned();
-        return Ok(BootstrapResult { version: 2, address, protocol: "ttrpc".to_owned() });
-    }
-    match BootstrapResult::decode(said) {
-        Ok(result) if !result.address.is_empty() => Ok(result),
-        Ok(_) => Err("it printed no address".to_owned()),
-        Err(e) => Err(format!("it printed no address: {e}")),
-    }
-}
-
-/// A FIFO that is open at both ends, so that neither is waited for.
-fn fifo(path: &Path) -> io::Result<OwnedFd> {
-    match mkfifoat(CWD, path, Mode::from_raw_mode(0o600)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(e) => return Err(e.into()),
-    }
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(open(path, flags, Mode::empty())?)
-}
-
 /// A descriptor's name for other processes of this PID namespace.
 fn name_of(fd: &OwnedFd) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd())
@@ -814,55 +480,6 @@ impl Container {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn response(stream: u32, data: &[u8]) -> Vec<u8> {
-        let mut bytes = u32::try_from(data.len()).expect("small").to_be_bytes().to_vec();
-        bytes.extend(stream.to_be_bytes());
-        bytes.extend([RESPONSE, 0]);
-        bytes.extend(data);
-        bytes
-    }
-
-    #[test]
-    fn what_start_prints_is_understood_in_all_three_ways() {
-        let message =
-            BootstrapResult { version: 3, address: "unix:///a".to_owned(), protocol: "ttrpc".to_owned() };
-        assert_eq!(understood(&message.encode_to_vec()), Ok(message));
-        let json = br#"{"version":3,"address":"unix:///b","protocol":"ttrpc"}"#;
-        let json = understood(json).expect("JSON");
-        assert_eq!((json.version, json.address.as_str()), (3, "unix:///b"));
-        let bare = understood(b"unix:///c\n").expect("an address");
-        assert_eq!((bare.version, bare.address.as_str(), bare.protocol.as_str()), (2, "unix:///c", "ttrpc"));
-        for bad in [&b""[..], b"{", b"nonsense", &[0xff; 100]] {
-            assert!(understood(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_frame_is_found_when_it_is_whole_and_what_is_no_answer_is_broken() {
-        let bytes = response(5, &[1, 2, 3]);
-        for cut in 0..bytes.len() {
-            assert_eq!(frame(&bytes[..cut]), Ok(None), "cut at {cut}");
-        }
-        assert_eq!(frame(&bytes), Ok(Some((5, HEADER + 3))));
-        let mut kind = bytes.clone();
-        kind[8] = 1;
-        assert_eq!(frame(&kind), Err(()));
-        let mut huge = bytes;
-        huge[0] = 1;
-        assert_eq!(frame(&huge), Err(()));
-    }
-
-    #[test]
-    fn a_wait_that_is_refused_tells_no_code_of_its_own() {
-        let told = api::WaitResponse { exit_status: 7, ..api::WaitResponse::default() };
-        let payload = told.write_to_bytes().expect("encode");
-        let response = Response { payload, ..Response::default() }.write_to_bytes().expect("encode");
-        assert_eq!((code_of(&response), code_of(&[0xff])), (7, crate::reaper::KILLED));
-        let status = ttrpc::proto::Status { code: Code::NOT_FOUND.into(), ..Default::default() };
-        let refused = Response { status: MessageField::some(status), ..Response::default() };
-        assert_eq!(code_of(&refused.write_to_bytes().expect("encode")), crate::reaper::KILLED);
-    }
 
     #[test]
     fn who_reads_a_pipe_is_known() {

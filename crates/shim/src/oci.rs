@@ -18,7 +18,7 @@ use std::process::{Command, Stdio as Std};
 use std::rc::Rc;
 use std::time::Duration;
 use sys::rustix::fd::OwnedFd;
-use sys::rustix::fs::{MemfdFlags, Mode, memfd_create};
+use sys::rustix::fs::Mode;
 use sys::rustix::process::{Pid, Signal};
 use types::handler::state_root;
 
@@ -26,7 +26,7 @@ use types::handler::state_root;
 const CALL: Duration = Duration::from_secs(20);
 /// How long a call may take that puts away what another one left.
 const TIDY: Duration = Duration::from_secs(5);
-/// So much of the end of a program's log is looked at.
+/// So much of the end of a program's log is looked at, and so much of its own output is kept.
 const MOST_LOG: u64 = 64 << 10;
 /// So much of its words is told.
 const MOST_TOLD: usize = 2048;
@@ -197,9 +197,7 @@ impl Program {
                 None
             }
             Streams::None => {
-                // A file of memory: nobody reads while the program runs.
-                let said = memfd_create(c"oci", MemfdFlags::CLOEXEC).map(File::from);
-                let said = said.map_err(|e| failed(&io::Error::from(e)))?;
+                let said = sys::program::memory(MOST_LOG).map_err(|e| failed(&e))?;
                 let copy = || said.try_clone().map_err(|e| failed(&e));
                 command.stdin(Std::null()).stdout(copy()?).stderr(copy()?);
                 Some(said)
@@ -209,7 +207,9 @@ impl Program {
         let words = match status {
             Some(status) if status.success() => return Ok(()),
             Some(status) => {
-                let told = last_error(&log).or_else(|| said.and_then(|mut file| tail(&mut file).ok()));
+                let words = || sys::program::written(&mut said?).ok();
+                let told = last_error(&log)
+                    .or_else(|| words().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
                 let told = told.map(|text| cut(text.trim())).filter(|text| !text.is_empty());
                 told.unwrap_or_else(|| status.to_string())
             }

@@ -1,17 +1,21 @@
 //! Programs of others, run within a bound.
 
 use crate::pidfd;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create},
+    process::{Pid, Signal, kill_process_group},
+};
 use std::{
-    io,
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::process::CommandExt as _,
     process::{Command, ExitStatus},
     time::Duration,
 };
 
 /// Runs a program to its end; `None` when it was killed at the end of its time, with all that it started and that
-/// made no process group of its own. What it writes goes where `command` says: to files of memory and not to pipes,
-/// or nobody reads while this waits.
+/// made no process group of its own. What it writes goes where `command` says: to [`memory`] and not to pipes, or
+/// nobody reads while this waits.
 ///
 /// # Errors
 /// Of the start (ENOENT first of all), or of waiting.
@@ -27,6 +31,30 @@ pub fn run_within(mut command: Command, limit: Duration) -> io::Result<Option<Ex
     child.wait()?;
     ended?;
     Ok(None)
+}
+
+/// A file of memory for what a program reads or writes, with room for `most` bytes: what it writes beyond that fails
+/// with EPERM (memfd_create(2), F_SEAL_GROW).
+///
+/// # Errors
+/// Of the calls that make it.
+pub fn memory(most: u64) -> io::Result<File> {
+    let file = memfd_create(c"program", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&file, most)?;
+    fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(file.into())
+}
+
+/// What was written to a [`memory`], by whoever shares its offset.
+///
+/// # Errors
+/// Of reading.
+pub fn written(file: &mut File) -> io::Result<Vec<u8>> {
+    let length = file.stream_position()?;
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -59,5 +87,16 @@ mod tests {
         let mut reader = reader;
         assert_eq!(io::Read::read(&mut reader, &mut [0; 1]).expect("read"), 0);
         assert!(begun.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_it_writes_is_there_and_no_more_than_there_is_room_for() {
+        let mut file = memory(6000).expect("memory");
+        let mut command = shell("echo first; echo second >&2; head -c 1000000 /dev/zero; echo $? >&2");
+        command.stdout(file.try_clone().expect("clone")).stderr(file.try_clone().expect("clone"));
+        assert!(run_within(command, Duration::from_secs(20)).expect("it starts").is_some());
+        let bytes = written(&mut file).expect("read");
+        assert!(bytes.starts_with(b"first\nsecond\n\0"), "{:?}", bytes.get(..20));
+        assert!(bytes.len() <= 6000, "{}", bytes.len());
     }
 }

@@ -14,7 +14,6 @@ use std::{
     collections::{BTreeMap, HashMap},
     ffi::CString,
     fs::{self, File},
-    io::{Read as _, Seek as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -23,7 +22,7 @@ use std::{
 };
 use sys::rustix::{
     fd::{AsRawFd as _, OwnedFd},
-    fs::{MemfdFlags, Mode, OFlags, memfd_create, open},
+    fs::{Mode, OFlags, open},
     io::Errno,
     mount::{MountFlags, mount, mount_bind},
     process::{Pid, Signal},
@@ -194,29 +193,21 @@ fn run(
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
         format!("{} {}: {error}", program.display(), words.join(" "))
     };
-    // Files of memory: a program that writes without end fills none of ours but is killed at its time.
-    let memory = || memfd_create(c"handler", MemfdFlags::CLOEXEC).map(File::from).map_err(|e| told(&e));
-    let (mut out, mut err) = (memory()?, memory()?);
+    let memory = |most| sys::program::memory(most).map_err(|e| told(&e));
+    let (mut out, mut err) = (memory(most)?, memory(MOST_TOLD)?);
     let copy = |file: &File| file.try_clone().map_err(|e| told(&e));
     let mut command = Command::new(program);
     command.args(words).env_clear().env("PATH", PATH).current_dir("/");
     command.stdin(Stdio::null()).stdout(copy(&out)?).stderr(copy(&err)?);
     let status = sys::program::run_within(command, limit).map_err(|e| told(&e))?;
     match status {
-        Some(status) if status.success() => read(&mut out, most).map_err(|e| told(&e)),
+        Some(status) if status.success() => sys::program::written(&mut out).map_err(|e| told(&e)),
         Some(status) => {
-            let said = read(&mut err, MOST_TOLD).unwrap_or_default();
+            let said = sys::program::written(&mut err).unwrap_or_default();
             Err(told(&format!("{status}: {}", String::from_utf8_lossy(&said).trim())))
         }
         None => Err(told(&format!("it took longer than {} s and was killed", limit.as_secs()))),
     }
-}
-
-fn read(file: &mut File, most: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.rewind()?;
-    file.take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Mounts the root file system where the handler's program looks for it; nothing to do for our own runner, whose
