@@ -30,6 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("api", &["sys", "types"]),
     ("sys", &["types"]),
     ("types", &[]),
+    ("regex", &[]),
 ];
 
 fn top() -> &'static Path {
