@@ -3,8 +3,8 @@
 //!
 //! `oci-spec` checks one field (`execCPUAffinity`: digits, commas and dashes) by a regular expression. For that the
 //! published crate links three automata and Unicode's tables into each program that reads a container's
-//! configuration, the shim of each pod among them: a seventh of it. The others that ask for `regex` make code at build
-//! time. In `regex_lite` classes such as `\d` are ASCII's, which is what a list of CPUs consists of.
+//! configuration: more than a quarter of the shim, of which each pod has one. The others that ask for `regex` make
+//! code at build time. In `regex_lite` classes such as `\d` are ASCII's, which is what a list of CPUs consists of.
 
 pub use regex_lite::*;
 
